@@ -3,6 +3,7 @@
 pub mod error;
 
 
+pub mod oci;
 
 
 pub use error::{Error, Failure, Kind, Result};
