@@ -4,6 +4,7 @@ pub mod error;
 
 
 pub mod oci;
+pub mod store;
 
 
 pub use error::{Error, Failure, Kind, Result};

@@ -1,0 +1,343 @@
+//! The content-addressed cache on disk.
+//!
+//! ```text
+//! <root>/blobs/sha256/<hex>        bytes whose digest is their name
+//! <root>/keyed/<kind>/<hex>        small records found by what went into them
+//! <root>/trees/<kind>/<hex>/       unpacked directories, complete or absent
+//! <root>/tmp/                      what is being written
+//! ```
+//!
+//! Every write goes to `tmp/`, is hashed on its way, synced and renamed: a killed process leaves no
+//! wrong file behind. Every read of a blob is verified to its last byte: a damaged file is removed
+//! and reported as absent, so that it is fetched or built again.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use tempfile::{NamedTempFile, TempDir};
+
+use crate::error::{Failure, Kind};
+use crate::oci::Digest;
+use crate::oci::digest::DigestWriter;
+
+/// The cache's root, opened. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// Why the cache could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk said no.
+    #[error("the cache cannot be used: {path}")]
+    Disk {
+        /// The cache's root.
+        path: PathBuf,
+        /// What the disk said.
+        #[source]
+        source: io::Error,
+    },
+    /// What was written is not what was promised.
+    #[error("digest mismatch of {what}: expected {expected}, found {found}")]
+    Mismatch {
+        /// What was being stored.
+        what: String,
+        /// The promised digest.
+        expected: Digest,
+        /// The digest of the bytes that came.
+        found: Digest,
+    },
+}
+
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Disk { .. } => Kind::Unexpected,
+            Self::Mismatch { .. } => Kind::Integrity,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Disk { .. } => {
+                Some("free space or choose another folder with --cache-dir".into())
+            }
+            Self::Mismatch { .. } => None,
+        }
+    }
+}
+
+/// A blob that is being written. Dropping it leaves nothing behind.
+#[derive(Debug)]
+#[must_use = "a blob exists only after `commit`"]
+pub struct BlobWriter {
+    store: Store,
+    writer: DigestWriter<NamedTempFile>,
+}
+
+impl Store {
+    /// Opens the cache below `root`, making its folders.
+    ///
+    /// # Errors
+    /// The folders cannot be made.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
+        let store = Self { root: root.into() };
+        for folder in ["blobs/sha256", "keyed", "trees", "tmp"] {
+            fs::create_dir_all(store.root.join(folder)).map_err(|e| store.disk(e))?;
+        }
+        Ok(store)
+    }
+
+    /// The folder everything lies in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn disk(&self, source: io::Error) -> Error {
+        Error::Disk { path: self.root.clone(), source }
+    }
+
+    /// Where the blob lies or would lie. Reading it there skips verification: see [`Self::read`].
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Begins a blob whose digest is not known yet.
+    ///
+    /// # Errors
+    /// No temporary file can be made.
+    pub fn writer(&self) -> Result<BlobWriter, Error> {
+        let file = NamedTempFile::new_in(self.root.join("tmp")).map_err(|e| self.disk(e))?;
+        Ok(BlobWriter { store: self.clone(), writer: DigestWriter::new(file) })
+    }
+
+    /// Stores `bytes`. `Ok` means they are stored, though maybe not by this call.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, Error> {
+        let mut writer = self.writer()?;
+        writer.write_all(bytes).map_err(|e| self.disk(e))?;
+        Ok(writer.commit()?.0)
+    }
+
+    /// Whether a blob of that digest is stored and still has it, read to its last byte. A damaged
+    /// blob is removed.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn verify(&self, digest: &Digest) -> Result<bool, Error> {
+        let path = self.blob_path(digest);
+        let mut file = match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(self.disk(e)),
+        };
+        let mut hasher = DigestWriter::new(io::sink());
+        io::copy(&mut file, &mut hasher).map_err(|e| self.disk(e))?;
+        if hasher.finish().1 == *digest {
+            return Ok(true);
+        }
+        fs::remove_file(&path).map_err(|e| self.disk(e))?;
+        Ok(false)
+    }
+
+    /// The whole blob, verified; `None` if it is absent or was damaged. For documents and wheels,
+    /// not for layers.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn read(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.blob_path(digest);
+        match fs::read(&path) {
+            Ok(bytes) if Digest::of(&bytes) == *digest => Ok(Some(bytes)),
+            Ok(_) => {
+                fs::remove_file(&path).map_err(|e| self.disk(e))?;
+                Ok(None)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.disk(e)),
+        }
+    }
+
+    /// The record stored for `key` among records of `kind`; `None` if there is none or it is damaged.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn record(&self, kind: &str, key: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.root.join("keyed").join(kind).join(key.hex());
+        match fs::read(&path) {
+            // A record is `<digest of the rest>\n<the rest>`.
+            Ok(bytes) => Ok(bytes.split_at_checked(72).and_then(|(head, rest)| {
+                (head == format!("{}\n", Digest::of(rest)).as_bytes()).then(|| rest.to_vec())
+            })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.disk(e)),
+        }
+    }
+
+    /// Stores a record for `key` among records of `kind`, replacing an older one.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn put_record(&self, kind: &str, key: &Digest, value: &[u8]) -> Result<(), Error> {
+        let folder = self.root.join("keyed").join(kind);
+        fs::create_dir_all(&folder).map_err(|e| self.disk(e))?;
+        let mut file = NamedTempFile::new_in(self.root.join("tmp")).map_err(|e| self.disk(e))?;
+        file.write_all(format!("{}\n", Digest::of(value)).as_bytes())
+            .and_then(|()| file.write_all(value))
+            .and_then(|()| file.as_file().sync_data())
+            .map_err(|e| self.disk(e))?;
+        file.persist(folder.join(key.hex())).map_err(|e| self.disk(e.error))?;
+        Ok(())
+    }
+
+    /// The unpacked tree for `key`, if it is there: it was complete when it was renamed into place.
+    pub fn tree(&self, kind: &str, key: &Digest) -> Option<PathBuf> {
+        let path = self.root.join("trees").join(kind).join(key.hex());
+        path.is_dir().then_some(path)
+    }
+
+    /// Moves a finished directory into place as the tree for `key`. If another process was faster,
+    /// its tree stays and ours is dropped.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn put_tree(&self, kind: &str, key: &Digest, directory: TempDir) -> Result<PathBuf, Error> {
+        let folder = self.root.join("trees").join(kind);
+        fs::create_dir_all(&folder).map_err(|e| self.disk(e))?;
+        let path = folder.join(key.hex());
+        match fs::rename(directory.path(), &path) {
+            Ok(()) => {
+                // It is no longer temporary: it has another name now.
+                let _moved = directory.keep();
+                Ok(path)
+            }
+            Err(_) if path.is_dir() => Ok(path),
+            Err(e) => Err(self.disk(e)),
+        }
+    }
+
+    /// A temporary directory on the cache's file system.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn temporary_directory(&self) -> Result<TempDir, Error> {
+        TempDir::new_in(self.root.join("tmp")).map_err(|e| self.disk(e))
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.writer.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl BlobWriter {
+    /// Syncs and names the blob; returns its digest and its size in bytes.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn commit(self) -> Result<(Digest, u64), Error> {
+        let (file, digest, size) = self.writer.finish();
+        Self::persist(&self.store, file, &digest)?;
+        Ok((digest, size))
+    }
+
+    /// As [`Self::commit`], but only if the digest is the promised one; `what` names it in the error.
+    ///
+    /// # Errors
+    /// Another digest, or the disk said no. Nothing is stored then.
+    pub fn commit_as(self, expected: &Digest, what: &str) -> Result<u64, Error> {
+        let (file, found, size) = self.writer.finish();
+        if found != *expected {
+            return Err(Error::Mismatch { what: what.to_owned(), expected: *expected, found });
+        }
+        Self::persist(&self.store, file, expected)?;
+        Ok(size)
+    }
+
+    fn persist(store: &Store, file: NamedTempFile, digest: &Digest) -> Result<(), Error> {
+        file.as_file().sync_data().map_err(|e| store.disk(e))?;
+        file.persist(store.blob_path(digest)).map_err(|e| store.disk(e.error))?;
+        Ok(())
+    }
+}
+
+/// The key of a record or tree: the digest over parts that are framed by their lengths, so that no
+/// two different lists of parts make the same bytes.
+pub fn key(parts: &[&[u8]]) -> Digest {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part);
+    }
+    Digest::of(&bytes)
+}
+
+/// Copies all of `reader` into the store.
+///
+/// # Errors
+/// Reading or writing failed.
+pub fn copy_into(store: &Store, reader: &mut impl Read) -> Result<(Digest, u64), Error> {
+    let mut writer = store.writer()?;
+    io::copy(reader, &mut writer).map_err(|e| store.disk(e))?;
+    writer.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (TempDir, Store) {
+        let folder = TempDir::new().unwrap();
+        let store = Store::open(folder.path().join("cache")).unwrap();
+        (folder, store)
+    }
+
+    #[test]
+    fn a_damaged_blob_is_absent() {
+        let (_folder, store) = store();
+        let digest = store.put(b"layer").unwrap();
+        assert_eq!(store.read(&digest).unwrap().as_deref(), Some(&b"layer"[..]));
+        assert!(store.verify(&digest).unwrap());
+        fs::write(store.blob_path(&digest), b"lawyer").unwrap();
+        assert!(!store.verify(&digest).unwrap());
+        assert!(!store.blob_path(&digest).exists());
+        assert_eq!(store.read(&digest).unwrap(), None);
+    }
+
+    #[test]
+    fn a_broken_promise_stores_nothing() {
+        let (_folder, store) = store();
+        let mut writer = store.writer().unwrap();
+        writer.write_all(b"other").unwrap();
+        let promised = Digest::of(b"layer");
+        assert!(matches!(
+            writer.commit_as(&promised, "x"),
+            Err(Error::Mismatch { expected, .. }) if expected == promised
+        ));
+        assert!(!store.blob_path(&promised).exists());
+        assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_record_is_absent_and_keys_are_framed() {
+        let (_folder, store) = store();
+        let record = key(&[b"a", b"bc"]);
+        assert_ne!(record, key(&[b"ab", b"c"]));
+        store.put_record("wheel", &record, b"value").unwrap();
+        assert_eq!(store.record("wheel", &record).unwrap().as_deref(), Some(&b"value"[..]));
+        let path = store.root().join("keyed/wheel").join(record.hex());
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(store.record("wheel", &record).unwrap(), None);
+    }
+}
