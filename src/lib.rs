@@ -3,6 +3,7 @@
 pub mod error;
 
 
+pub mod http;
 pub mod oci;
 pub mod store;
 

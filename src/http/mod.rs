@@ -1,0 +1,291 @@
+//! One HTTP client for both kinds of server: TLS, proxies, redirects, retries, redaction, limits.
+//!
+//! Nothing here knows what a registry or a package index is. What comes in is a request, what goes
+//! out is a response of any status or an error that says method, redacted address and reason.
+//! Redirects are followed by hand (see [`redirect`]); a body is never read without a limit; time is
+//! limited between two signs of progress, never in total.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header;
+use reqwest::{Method, Request, Response, Url};
+
+mod certificates;
+pub mod error;
+mod names;
+pub mod redact;
+pub mod redirect;
+pub mod retry;
+pub mod watch;
+
+pub use error::Error;
+pub use redact::redact;
+pub use redirect::Trust;
+pub use retry::Retry;
+pub use watch::Watch;
+
+/// The most bytes that are read of an error's body: 64 KiB.
+pub const ERROR_BODY_LIMIT: usize = 64 << 10;
+
+/// How many redirects are followed for one request.
+const MOST_REDIRECTS: usize = 10;
+
+/// How the client reaches the world. The defaults are what a person at a terminal wants.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A PEM file of certificate authorities that are trusted beside the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// Folders that hold `<host[:port]>/{*.crt,*.cert,*.key}` (containers-certs.d(5)).
+    pub certs_d: Vec<PathBuf>,
+    /// Within this time a connection must stand.
+    pub connect_timeout: Duration,
+    /// Within this time something must move: a byte sent, a byte received, or the answer begun.
+    pub progress_timeout: Duration,
+    /// What is tried again, and when.
+    pub retry: Retry,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ca_bundle: None,
+            certs_d: Vec::new(),
+            connect_timeout: Duration::from_secs(15),
+            progress_timeout: Duration::from_mins(1),
+            retry: Retry::default(),
+        }
+    }
+}
+
+/// A client with its connections. Cheap to clone; clones share connections and the count.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    requests: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    /// For requests through [`Client::raw`]: follows redirects by itself.
+    following: reqwest::Client,
+    /// For everything else: by proxy as the environment says.
+    proxied: reqwest::Client,
+    /// For loopback, which no proxy can reach.
+    direct: reqwest::Client,
+    /// For hosts with certificates of their own, made when they are first met.
+    by_host: Mutex<BTreeMap<String, Option<reqwest::Client>>>,
+    names: Arc<names::Names>,
+}
+
+impl Client {
+    /// Makes a client. Proxies come from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+    ///
+    /// # Errors
+    /// The bundle of certificate authorities cannot be read.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        // A second client of the process finds the provider installed: that is no failure.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let authorities = match &options.ca_bundle {
+            Some(path) => certificates::read_authorities(path)?,
+            None => Vec::new(),
+        };
+        let names = Arc::new(names::Names::default());
+        let build = |proxied, policy: fn() -> _| {
+            certificates::build(&options, &authorities, &names, proxied, policy)
+        };
+        let by_hand = reqwest::redirect::Policy::none;
+        let shared = Shared {
+            following: build(true, redirect::policy)?,
+            proxied: build(true, by_hand)?,
+            direct: build(false, by_hand)?,
+            by_host: Mutex::default(),
+            names: Arc::clone(&names),
+            options,
+        };
+        Ok(Self { shared: Arc::new(shared), requests: Arc::default() })
+    }
+
+    /// The same connections with a count of its own, which starts at 0.
+    #[must_use]
+    pub fn counted(self) -> Self {
+        Self { requests: Arc::default(), ..self }
+    }
+
+    /// How many requests were sent, redirects and retries included. Requests of [`Self::raw`] are not
+    /// known here.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// What the client was made with.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// The client below, which follows redirects to `https` or loopback and knows neither retries nor
+    /// limits.
+    pub fn raw(&self) -> &reqwest::Client {
+        &self.shared.following
+    }
+
+    /// Sends one request once; no redirect is followed. A response of any status is `Ok`.
+    ///
+    /// # Errors
+    /// No response came, or nothing moved for the progress timeout.
+    pub async fn send_once(
+        &self,
+        request: Request,
+        watch: Option<&Watch>,
+    ) -> Result<Response, Error> {
+        let method = request.method().clone();
+        let url = request.url().clone();
+        let client = self.client_for(&url)?;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let own = Watch::default();
+        let watch = watch.unwrap_or(&own);
+        tokio::select! {
+            answer = client.execute(request) => {
+                answer.map_err(|source| Error::unreachable(&method, &url, source))
+            }
+            () = watch.stalled(self.shared.options.progress_timeout) => {
+                Err(Error::stalled(&method, &url, self.shared.options.progress_timeout))
+            }
+        }
+    }
+
+    /// Sends a request and follows redirects of GET and HEAD by the rules of [`redirect`].
+    ///
+    /// # Errors
+    /// As [`Self::send_once`], or a redirect that leads where it must not.
+    pub async fn send(&self, request: Request, trust: &Trust) -> Result<Response, Error> {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let origin = request.url().clone();
+        let mut request = request;
+        for _ in 0..=MOST_REDIRECTS {
+            let again = if reads { request.try_clone() } else { None };
+            let from = request.url().clone();
+            let response = self.send_once(request, None).await?;
+            let Some(mut next) = again.filter(|_| redirect::is_redirect(response.status())) else {
+                return Ok(response);
+            };
+            let target = redirect::target(&from, response.headers())
+                .and_then(|target| {
+                    trust.check(&origin, &target)?;
+                    Ok(target)
+                })
+                .map_err(|reason| Error::redirect(next.method(), &from, reason))?;
+            if !redirect::is_same_host(&origin, &target) {
+                for name in [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION] {
+                    next.headers_mut().remove(name);
+                }
+            }
+            *next.url_mut() = target;
+            request = next;
+        }
+        Err(Error::redirect(&Method::GET, &origin, redirect::Refusal::TooMany))
+    }
+
+    /// As [`Self::send`], and again after connection errors and transient statuses. The last response
+    /// is returned whatever its status is.
+    ///
+    /// # Errors
+    /// As [`Self::send`], from the last try.
+    pub async fn send_with_retries(
+        &self,
+        request: Request,
+        trust: &Trust,
+    ) -> Result<Response, Error> {
+        let retry = &self.shared.options.retry;
+        let mut request = request;
+        let mut tries = 1;
+        loop {
+            let again = request.try_clone().filter(|_| tries < retry.tries);
+            let outcome = self.send(request, trust).await;
+            let Some(again) = again else {
+                return outcome;
+            };
+            let delay = match &outcome {
+                Ok(response) if retry::is_transient(response.status()) => {
+                    retry.delay(tries, retry::retry_after(response.headers()))
+                }
+                Err(error) if error.is_transient() => retry.delay(tries, None),
+                _ => return outcome,
+            };
+            tokio::time::sleep(delay).await;
+            request = again;
+            tries += 1;
+        }
+    }
+
+    /// The next piece of a response's body; `None` at its end.
+    ///
+    /// # Errors
+    /// The connection broke or nothing came for the progress timeout.
+    pub async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Error> {
+        let timeout = self.shared.options.progress_timeout;
+        match tokio::time::timeout(timeout, response.chunk()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(source)) => Err(Error::unreachable(&Method::GET, response.url(), source)),
+            Err(_elapsed) => Err(Error::stalled(&Method::GET, response.url(), timeout)),
+        }
+    }
+
+    /// The whole body, if it is at most `limit` bytes.
+    ///
+    /// # Errors
+    /// It is longer, the connection broke, or nothing came for the progress timeout.
+    pub async fn body(&self, response: &mut Response, limit: usize) -> Result<Bytes, Error> {
+        let (bytes, whole) = self.body_start(response, limit).await?;
+        if whole {
+            return Ok(bytes);
+        }
+        Err(Error::too_large(&Method::GET, response.url(), limit))
+    }
+
+    /// At most `limit` bytes of the body, and whether these are all.
+    ///
+    /// # Errors
+    /// The connection broke, or nothing came for the progress timeout.
+    pub async fn body_start(
+        &self,
+        response: &mut Response,
+        limit: usize,
+    ) -> Result<(Bytes, bool), Error> {
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = self.chunk(response).await? {
+            let room = limit - bytes.len();
+            bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() > room {
+                return Ok((bytes.freeze(), false));
+            }
+        }
+        Ok((bytes.freeze(), true))
+    }
+
+    fn client_for(&self, url: &Url) -> Result<reqwest::Client, Error> {
+        let host = redirect::host_and_port(url);
+        let mut by_host = self.shared.by_host.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = by_host.get(&host) {
+            return Ok(known.clone().unwrap_or_else(|| self.common(url).clone()));
+        }
+        let special = certificates::host_client(
+            &self.shared.options,
+            &host,
+            &self.shared.names,
+            redirect::is_loopback(url),
+        )?;
+        let client = special.clone().unwrap_or_else(|| self.common(url).clone());
+        by_host.insert(host, special);
+        Ok(client)
+    }
+
+    fn common(&self, url: &Url) -> &reqwest::Client {
+        if redirect::is_loopback(url) { &self.shared.direct } else { &self.shared.proxied }
+    }
+}
