@@ -5,6 +5,7 @@ pub mod error;
 
 pub mod http;
 pub mod oci;
+pub mod package_index;
 pub mod python;
 pub mod store;
 

@@ -1,0 +1,90 @@
+//! The door to package indexes: Simple API servers (PEP 503, 691, 592, 629, 658/714, 700) and local
+//! folders of wheels.
+//!
+//! What comes in is a project's name, what goes out are its files, their metadata, and verified blobs
+//! in the store. Which file is right for whom is decided elsewhere.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use pep440_rs::{Version, VersionSpecifiers};
+use url::Url;
+
+use crate::oci::Digest;
+use crate::python::WheelFilename;
+
+mod cached_page;
+pub mod client;
+pub mod config;
+pub mod error;
+mod local;
+mod memo;
+pub mod netrc;
+pub mod page;
+mod requires_txt;
+pub mod sdist;
+mod transfer;
+pub mod wheel_archive;
+
+pub use client::Client;
+pub use config::{Config, Sources};
+pub use error::Error;
+pub use sdist::SdistSource;
+
+/// All files of a project on all configured indexes.
+#[derive(Clone, Debug, Default)]
+pub struct Project {
+    /// Files by version. Within a version wheels and sdists are in file-name order.
+    pub versions: BTreeMap<Version, Vec<File>>,
+}
+
+/// One file of a project.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// `gevent-26.9.0-cp313-cp313-musllinux_1_2_x86_64.whl`
+    pub file_name: String,
+    /// Wheel or sdist.
+    pub kind: FileKind,
+    /// Where it lies.
+    pub location: Location,
+    /// Bytes, where the index says so (PEP 700).
+    pub size: Option<u64>,
+    /// Over the file's bytes, where the index says so.
+    pub sha256: Option<Digest>,
+    /// Which Pythons it is for; `None` where it does not say.
+    pub requires_python: Option<VersionSpecifiers>,
+    /// When it was uploaded (PEP 700), UTC.
+    pub upload_time: Option<jiff::Timestamp>,
+    /// PEP 592: `Some(reason)` if yanked, the reason may be empty.
+    pub yanked: Option<String>,
+    /// PEP 658/714: the index serves `<file>.metadata`, maybe with this digest.
+    pub core_metadata: Option<Option<Digest>>,
+}
+
+/// What kind of distribution a file is.
+#[derive(Clone, Debug)]
+pub enum FileKind {
+    /// A wheel, with its parsed name.
+    Wheel(WheelFilename),
+    /// A `.tar.gz` or `.zip` source distribution.
+    Sdist,
+}
+
+/// Where a file lies. Its `Debug` shows no credentials and no query.
+#[derive(Clone)]
+pub enum Location {
+    /// On an index. Never printed with credentials and never written to a lock.
+    Remote(Url),
+    /// In a `--find-links` folder.
+    Local(PathBuf),
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote(url) => f.debug_tuple("Remote").field(&transfer::redact(url)).finish(),
+            Self::Local(path) => f.debug_tuple("Local").field(path).finish(),
+        }
+    }
+}
