@@ -7,6 +7,7 @@ pub mod http;
 pub mod oci;
 pub mod package_index;
 pub mod python;
+pub mod registry;
 pub mod store;
 
 

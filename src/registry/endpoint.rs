@@ -1,0 +1,109 @@
+//! Where a registry's API is.
+
+use std::sync::PoisonError;
+
+use url::Url;
+
+use super::credentials::canonical;
+use super::{Client, Error};
+use crate::http::redirect;
+use crate::oci::Reference;
+
+/// How a host is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// TLS.
+    Https,
+    /// Plain.
+    Http,
+}
+
+/// One repository at one host: the registry's own or a mirror's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    /// As credentials know it: `docker.io`, or the mirror's host.
+    pub(super) registry: String,
+    /// `registry-1.docker.io`, `localhost:5000`
+    pub(super) host: String,
+    /// The repository there, with the mirror's prefix.
+    pub(super) repository: String,
+}
+
+impl Endpoint {
+    /// The registry that a reference names.
+    pub(super) fn upstream(reference: &Reference) -> Self {
+        let registry = canonical(reference.registry()).to_owned();
+        let host = match registry.as_str() {
+            "docker.io" => "registry-1.docker.io".to_owned(),
+            other => other.to_owned(),
+        };
+        Self { registry, host, repository: reference.repository().to_owned() }
+    }
+
+    /// A mirror, given as `host[:port][/prefix]`.
+    fn mirror(mirror: &str, reference: &Reference) -> Self {
+        let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
+        let prefix = prefix.trim_matches('/');
+        let repository = if prefix.is_empty() {
+            reference.repository().to_owned()
+        } else {
+            format!("{prefix}/{}", reference.repository())
+        };
+        Self { registry: host.to_owned(), host: host.to_owned(), repository }
+    }
+}
+
+impl Client {
+    /// Where to read from: mirrors in their order, then the registry itself.
+    pub(super) fn endpoints(&self, reference: &Reference) -> Vec<Endpoint> {
+        let upstream = Endpoint::upstream(reference);
+        let mirrors = self.shared.options.mirrors.get(&upstream.registry);
+        let mut endpoints: Vec<Endpoint> = mirrors
+            .into_iter()
+            .flatten()
+            .filter(|_| self.mirrors)
+            .map(|mirror| Endpoint::mirror(mirror, reference))
+            .collect();
+        endpoints.push(upstream);
+        endpoints
+    }
+
+    /// The address of something below `/v2/<repository>/`.
+    pub(super) fn url(&self, endpoint: &Endpoint, path: &str) -> Result<Url, Error> {
+        let malformed = || Error::Address(endpoint.host.clone());
+        let address = |scheme: &str| {
+            let text = format!("{scheme}://{}/v2/{}/{path}", endpoint.host, endpoint.repository);
+            Url::parse(&text).map_err(|_malformed| malformed())
+        };
+        let url = address("https")?;
+        // A host with a user name or path in it would be another host than it looks.
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(malformed());
+        }
+        match self.scheme(endpoint, &url) {
+            Scheme::Https => Ok(url),
+            Scheme::Http => address("http"),
+        }
+    }
+
+    fn scheme(&self, endpoint: &Endpoint, url: &Url) -> Scheme {
+        let schemes = self.shared.schemes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = schemes.get(&endpoint.host) {
+            return *known;
+        }
+        if self.shared.options.insecure.contains(&endpoint.host) || redirect::is_loopback(url) {
+            Scheme::Http
+        } else {
+            Scheme::Https
+        }
+    }
+
+    /// Remembers that a host on loopback wants TLS after all.
+    pub(super) fn speak_tls(&self, endpoint: &Endpoint) {
+        self.shared
+            .schemes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(endpoint.host.clone(), Scheme::Https);
+    }
+}
