@@ -8,6 +8,7 @@ pub mod oci;
 pub mod package_index;
 pub mod python;
 pub mod registry;
+pub mod sandbox;
 pub mod store;
 
 

@@ -1,0 +1,155 @@
+//! How foreign code (a build backend, a start check) is run: with the base's own Python, with no
+//! root, no network and no files but its own. The door to other processes.
+//!
+//! What a job may count on, and what it may not do:
+//!
+//! | promise | namespaces | loader |
+//! | --- | --- | --- |
+//! | exactly the given environment, `umask` 022, standard input empty | yes | yes |
+//! | the base is `/` and read-only; of the host only the work folder, at `/build` | yes | no: in place |
+//! | no network, not even loopback | yes | no |
+//! | no process outlives the job, the time limit, or us | yes | yes |
+//! | no new privileges, no capabilities; limits on CPU time, memory, file size, output | yes | yes |
+//!
+//! The stages are this program started again ([`run_stage`]), because a process can only change its
+//! namespaces while it has one thread:
+//!
+//! ```text
+//! Sandbox::run ── stdin: the job as one line, then kept open ──▶ outer ─▶ middle ─▶ inner ─▶ the program
+//!              ◀─ stdout: one report ── stderr: the log ──────────┘        unshares  pid 1 of its namespace
+//! ```
+//!
+//! The end of the outer stage's standard input is the order to kill everything: it comes when a limit
+//! is hit, when the future is dropped, and when we are killed ourselves.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub mod confine;
+mod elf;
+pub mod error;
+#[cfg(target_os = "linux")]
+mod loader;
+#[cfg(target_os = "linux")]
+mod namespaces;
+#[cfg(target_os = "linux")]
+mod reaper;
+#[cfg(target_os = "linux")]
+mod run;
+#[cfg(target_os = "linux")]
+mod stage;
+
+pub use error::Error;
+
+/// How this machine can confine a process.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// The program that is started again as the sandbox's stages: it calls [`run_stage`] first thing
+    /// in its `main`. The `assemble` binary itself, or a test's path to it.
+    pub launcher: PathBuf,
+    /// Skip user namespaces even where they work (for tests and odd kernels).
+    pub force_loader: bool,
+}
+
+/// Which way a job ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// In user, mount, pid, network, ipc and uts namespaces of its own.
+    Namespaces,
+    /// Through the base's dynamic loader, in place: user namespaces were refused. No network
+    /// namespace then.
+    Loader,
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Namespaces => "namespaces",
+            Self::Loader => "loader",
+        })
+    }
+}
+
+/// One program to run inside an unpacked base.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The unpacked base, read-only for the job.
+    pub rootfs: PathBuf,
+    /// The one folder the job may write to, seen as `/build` (tier 2: in place).
+    pub work: PathBuf,
+    /// The program and its arguments; paths below `/build` are the job's view. A program without a
+    /// slash is looked for on the `PATH` of `env`, inside the base.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Killed after this long.
+    pub time_limit: Duration,
+    /// Killed after this many bytes of output.
+    pub output_limit: u64,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal killed it.
+    Signalled(i32),
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit code {code}"),
+            Self::Signalled(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// What a job left behind.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Whether it exited with 0.
+    pub success: bool,
+    /// How it ended.
+    pub ending: Ending,
+    /// Which way it ran.
+    pub tier: Tier,
+    /// Why it did not run in namespaces, if they were tried and refused: the step and what the
+    /// kernel said.
+    pub refusal: Option<String>,
+    /// stdout and stderr, interleaved.
+    pub log: Vec<u8>,
+}
+
+impl Sandbox {
+    /// Runs the job in the best tier this machine allows, and returns when no process of it is left.
+    /// A program that fails is an `Ok` with `success: false`.
+    ///
+    /// # Errors
+    /// The program is missing or made for another machine, a limit was hit, or there is no way to
+    /// run it here.
+    pub async fn run(&self, job: &Job) -> Result<Outcome, Error> {
+        #[cfg(target_os = "linux")]
+        return self.run_on_linux(job).await;
+        #[cfg(not(target_os = "linux"))]
+        return Err(Error::OtherSystem { rootfs: job.rootfs.clone() });
+    }
+}
+
+/// If this process was started as a stage of the sandbox, runs the stage and returns its exit code;
+/// `None` for an ordinary start. Call it before any thread exists.
+pub fn run_stage(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    #[cfg(target_os = "linux")]
+    return stage::run(arguments);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = arguments;
+        None
+    }
+}
