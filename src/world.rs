@@ -1,0 +1,45 @@
+//! The handles to the world that a run holds: no decisions here.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::{package_index, registry, sandbox, store::Store};
+
+/// Everything outside the process, opened once by the command line and passed on.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The content-addressed cache.
+    pub store: Store,
+    /// Container registries.
+    pub registry: registry::Client,
+    /// Package indexes and local wheel folders.
+    pub package_index: package_index::Client,
+    /// How foreign code is run.
+    pub sandbox: sandbox::Sandbox,
+    /// Where notices and progress go.
+    pub progress: Arc<dyn Progress>,
+    /// How many blobs, wheels or cells are worked on at once, at least 1. Never changes a digest.
+    pub parallel: usize,
+    /// The project's root: the folder that holds `matrix/` and `layers/`.
+    pub root: PathBuf,
+}
+
+/// What a run tells the person while it works. Only `cli` prints; rooms report.
+pub trait Progress: Send + Sync + std::fmt::Debug {
+    /// A step begins or ends: `fetching gevent-26.9.0-….whl`.
+    fn step(&self, message: &str);
+    /// Something worth knowing that is no error: `zope.interface was built pure: no compiler`.
+    fn notice(&self, message: &str);
+    /// `done` of `total` bytes of the transfer called `what` have flowed; `done == total` ends it.
+    fn bytes(&self, what: &str, done: u64, total: u64);
+}
+
+/// Says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn step(&self, _: &str) {}
+    fn notice(&self, _: &str) {}
+    fn bytes(&self, _: &str, _: u64, _: u64) {}
+}
