@@ -3,6 +3,7 @@
 pub mod error;
 pub mod world;
 
+pub mod recipe;
 
 pub mod http;
 pub mod oci;
