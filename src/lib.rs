@@ -1,6 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod error;
+pub mod request;
 pub mod world;
 
 pub mod recipe;
