@@ -4,6 +4,7 @@ pub mod error;
 pub mod request;
 pub mod world;
 
+pub mod base;
 pub mod recipe;
 
 pub mod http;
