@@ -6,6 +6,7 @@ pub mod world;
 
 pub mod base;
 pub mod recipe;
+pub mod resolve;
 
 pub mod http;
 pub mod oci;
