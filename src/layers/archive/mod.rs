@@ -1,0 +1,228 @@
+//! A tree becomes canonical tar bytes, then a stored gzip layer.
+//!
+//! The same tree gives the same bytes on any machine: entries in byte order of their paths, each
+//! folder once and before what lies in it, plain ustar headers without user names or sub-second
+//! times; PAX records only for what ustar cannot say. Nothing of the host comes in: no umask, clock,
+//! owner or locale.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::str::FromStr as _;
+
+use flate2::{Compression, GzBuilder};
+use tar::{Builder, EntryType, Header};
+
+use blocks::Blocks;
+
+use super::path::ContainerPath;
+use super::tree::{Entry, Node, Tree};
+use super::{Error, Layer};
+use crate::oci::digest::DigestWriter;
+use crate::oci::{Descriptor, MediaType};
+use crate::store::Store;
+
+mod blocks;
+
+/// Every entry's mtime: 1980-01-01T00:00:00Z, the earliest that a zip archive, and so a wheel
+/// made from these files in the container, can express. It is a constant so that a layer depends on
+/// its contents alone and is shared between images; `SOURCE_DATE_EPOCH` is for the image's
+/// `created`.
+pub const LAYER_MTIME: u64 = 315_532_800;
+
+/// The gzip level. Measured with zlib-rs 0.6 on 36 wheels of a load generator (41.8 MB of tar) and 10
+/// large ones (231 MB), against GNU gzip -6 with 12.46 MB in 1.7 s:
+///
+/// | level | MB of 41.8 | s | MB of 231 | s |
+/// | --- | --- | --- | --- | --- |
+/// | 1 | 16.89 | 0.20 | 104.9 | 1.2 |
+/// | 6 | 12.69 | 0.61 | 80.5 | 4.0 |
+/// | 7 | 12.60 | 0.94 | 79.8 | 6.0 |
+/// | 9 | 12.38 | 1.55 | 78.4 | 8.4 |
+///
+/// Only 9 makes a layer that is no larger than gzip -6 does, and a layer is made once and pulled
+/// many times.
+const LEVEL: u32 = 9;
+
+/// "Unknown" in the gzip header (RFC 1952, *OS*): the default depends on the machine.
+const GZIP_OS_UNKNOWN: u8 = 255;
+
+/// Folders whose mode is not 0755 in any Linux base. An entry for a folder of the base replaces its
+/// mode (image-spec, *Changeset over existing files*), so a file below `/tmp` must not close it.
+const WELL_KNOWN_MODES: [(&str, u32); 3] = [("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777)];
+
+/// Bytes that a ustar header has for a path's end, a path's begin, and a link's target.
+const NAME: usize = 100;
+const PREFIX: usize = 155;
+/// The largest owner a ustar header can say: seven octal digits.
+const MAX_ID: u32 = 0o7_777_777;
+
+/// Writes the tree as a tar and returns `out`, flushed but not closed.
+///
+/// Parents that nobody described are 0755 and 0:0, apart from a few well-known ones. They replace
+/// whatever the base has at their place, so a path must not lead through a link of the base: below
+/// `/lib` of a base where that is a link to `usr/lib`, say `/usr/lib`.
+///
+/// # Errors
+/// `out` cannot be written.
+pub fn write_tar<W: Write>(tree: &Tree, out: W) -> io::Result<W> {
+    let mut builder = Builder::new(out);
+    let parents = implicit_parents(tree);
+    let mut parents = parents.iter().peekable();
+    for (path, entry) in tree.iter() {
+        while let Some((parent, folder)) = parents.next_if(|(parent, _)| *parent < path) {
+            append(&mut builder, parent, folder)?;
+        }
+        append(&mut builder, path, entry)?;
+    }
+    // The trailer: dropping the builder would lose its error.
+    builder.into_inner()
+}
+
+/// Compresses the tree's tar into the store; each byte flows through once, and no more of the
+/// archive than a buffer is held in memory.
+///
+/// # Errors
+/// The store cannot be written.
+pub fn write(tree: &Tree, created_by: &str, store: &Store) -> Result<Layer, Error> {
+    let failed = |source| Error::Write { path: store.root().to_owned(), source };
+    let gzip = GzBuilder::new()
+        .mtime(0)
+        .operating_system(GZIP_OS_UNKNOWN)
+        .write(store.writer()?, Compression::new(LEVEL));
+    let writer = write_tar(tree, DigestWriter::new(Blocks::new(gzip))).map_err(failed)?;
+    let (blocks, diff_id, uncompressed_size) = writer.finish();
+    let gzip = blocks.finish().map_err(failed)?;
+    let (digest, size) = gzip.finish().map_err(failed)?.commit()?;
+    let digest_of_descriptor = oci_spec::image::Digest::from_str(&digest.to_string())
+        .map_err(|invalid| failed(io::Error::other(invalid)))?;
+    Ok(Layer {
+        descriptor: Descriptor::new(MediaType::ImageLayerGzip, size, digest_of_descriptor),
+        diff_id,
+        uncompressed_size,
+        created_by: created_by.to_owned(),
+    })
+}
+
+/// Folders that entries lie in and that have no entry themselves. The root has none in a tar.
+fn implicit_parents(tree: &Tree) -> BTreeMap<ContainerPath, Entry> {
+    let mut parents = BTreeMap::new();
+    for (path, _) in tree.iter() {
+        let mut ancestor = path.parent();
+        while let Some(folder) = ancestor {
+            ancestor = folder.parent();
+            if ancestor.is_none() || tree.get(&folder).is_some() || parents.contains_key(&folder) {
+                continue;
+            }
+            let mode = WELL_KNOWN_MODES
+                .iter()
+                .find(|(known, _)| *known == folder.as_relative())
+                .map_or(0o755, |(_, mode)| *mode);
+            let entry = Entry { node: Node::Directory, ..Entry::file("", mode, "") };
+            parents.insert(folder, entry);
+        }
+    }
+    parents
+}
+
+fn append(
+    builder: &mut Builder<impl Write>,
+    path: &ContainerPath,
+    entry: &Entry,
+) -> io::Result<()> {
+    let (kind, bytes, target): (_, &[u8], _) = match &entry.node {
+        Node::Directory => (EntryType::Directory, b"", ""),
+        Node::File(bytes) => (EntryType::Regular, bytes, ""),
+        Node::Symlink(target) => (EntryType::Symlink, b"", target.as_str()),
+    };
+    let mut name = path.as_relative().to_owned();
+    if name.is_empty() {
+        name.push('.');
+    }
+    if kind == EntryType::Directory {
+        name.push('/');
+    }
+    let mut records = BTreeMap::new();
+    let (prefix, rest) = split_name(&name).unwrap_or_else(|| {
+        records.insert("path", name.clone());
+        ("", truncated(&name))
+    });
+    let mut header = new_header(kind, entry.mode, bytes.len() as u64);
+    set_names(&mut header, prefix, rest, truncated(target));
+    if target.len() > NAME {
+        records.insert("linkpath", target.to_owned());
+    }
+    let mut id = |key, id: u32| {
+        if id > MAX_ID {
+            records.insert(key, id.to_string());
+            return 0;
+        }
+        u64::from(id)
+    };
+    header.set_uid(id("uid", entry.uid));
+    header.set_gid(id("gid", entry.gid));
+    if !records.is_empty() {
+        append_pax(builder, &records)?;
+    }
+    header.set_cksum();
+    builder.append(&header, bytes)
+}
+
+/// An extended header for the entry that follows (POSIX.1-2001, *pax Extended Header*).
+fn append_pax(
+    builder: &mut Builder<impl Write>,
+    records: &BTreeMap<&'static str, String>,
+) -> io::Result<()> {
+    let mut data = Vec::new();
+    for (key, value) in records {
+        // The length counts its own digits.
+        let rest = key.len() + value.len() + 3;
+        let mut length = rest + 1;
+        while length != rest + length.to_string().len() {
+            length = rest + length.to_string().len();
+        }
+        writeln!(data, "{length} {key}={value}")?;
+    }
+    let mut header = new_header(EntryType::XHeader, 0o644, data.len() as u64);
+    set_names(&mut header, "", "PaxHeaders/entry", "");
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_cksum();
+    builder.append(&header, &data[..])
+}
+
+fn new_header(kind: EntryType, mode: u32, size: u64) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_mtime(LAYER_MTIME);
+    header
+}
+
+/// Writes the names as bytes: the crate's own setters normalise, and may split differently one day.
+fn set_names(header: &mut Header, prefix: &str, name: &str, target: &str) {
+    if let Some(fields) = header.as_ustar_mut() {
+        fields.prefix[..prefix.len()].copy_from_slice(prefix.as_bytes());
+        fields.name[..name.len()].copy_from_slice(name.as_bytes());
+        fields.linkname[..target.len()].copy_from_slice(target.as_bytes());
+    }
+}
+
+/// `prefix/name` at the leftmost slash that leaves a name short enough; `None` if none does.
+fn split_name(name: &str) -> Option<(&str, &str)> {
+    if name.len() <= NAME {
+        return Some(("", name));
+    }
+    let earliest = name.len() - NAME - 1;
+    let slash = earliest + name.as_bytes()[earliest..].iter().position(|byte| *byte == b'/')?;
+    let (prefix, rest) = (&name[..slash], &name[slash + 1..]);
+    (prefix.len() <= PREFIX && !rest.is_empty()).then_some((prefix, rest))
+}
+
+/// As much of `text` as fits, for readers that do not know PAX.
+fn truncated(text: &str) -> &str {
+    &text[..text.floor_char_boundary(NAME)]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! A plan's layers, made: files are fetched, sdists are built, trees are written.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fs_err as fs;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use pep440_rs::Version;
+use pep508_rs::PackageName;
+use serde::Serialize;
+
+use super::path::ContainerPath;
+use super::sdist::{BuildRequest, StoredFile};
+use super::{Error, Files, Layer, Prune, Scheme, WheelFile, archive, files, python, sdist};
+use crate::base::{self, Base};
+use crate::oci::Digest;
+use crate::plan::{Content, Plan, PlannedDistribution};
+use crate::recipe::layer::{self as recipe, parse_mode, parse_owner};
+use crate::request::Request;
+use crate::sandbox::Tier;
+use crate::world::World;
+
+/// Downloads wait for servers, not for processors: at least this many at once.
+const LEAST_DOWNLOADS: usize = 8;
+
+/// All layers of a plan, and how its sdists became wheels.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Bottom first.
+    pub layers: Vec<Layer>,
+    /// Sorted by name.
+    pub built: Vec<Built>,
+}
+
+/// An sdist that became a wheel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Built {
+    /// Normalised name.
+    pub name: PackageName,
+    /// Version.
+    pub version: Version,
+    /// The wheel.
+    pub wheel: String,
+    /// How the build ran, now or when it was cached.
+    pub tier: Tier,
+    /// Whether it has C sources but no compiled code: it fell back to pure Python.
+    pub pure_fallback: bool,
+    /// Whether it was built by an earlier run.
+    pub from_cache: bool,
+}
+
+/// Makes every layer of the plan.
+///
+/// # Errors
+/// A file cannot be had or is not what the lock says, an sdist cannot be built, or a layer's files
+/// clash.
+pub async fn build(
+    plan: &Plan,
+    request: &Request,
+    base: &Base,
+    world: &World,
+) -> Result<Made, Error> {
+    let wheels_of_lock = plan.distributions.iter().filter(|distribution| distribution.is_wheel());
+    let wanted = wheels_of_lock.map(|d| (&d.name, d.file_name.as_str(), d.sha256, d.size));
+    fetch(wanted.collect(), world).await?;
+    let mut wheels = Vec::new();
+    let mut built = Vec::new();
+    for distribution in &plan.distributions {
+        let mut wheel = WheelFile {
+            name: distribution.name.clone(),
+            version: distribution.version.clone(),
+            file_name: distribution.file_name.clone(),
+            digest: distribution.sha256,
+            requested: distribution.requested,
+        };
+        if !distribution.is_wheel() {
+            let (digest, figures) = wheel_of(distribution, plan, base, world).await?;
+            wheel.file_name.clone_from(&figures.wheel);
+            wheel.digest = digest;
+            built.push(figures);
+        }
+        wheels.push(wheel);
+    }
+    let scheme = Scheme::for_base(plan.base.python_minor());
+    let mut layers = Vec::new();
+    for (planned, brick) in plan.layers.iter().zip(&request.layers) {
+        let store = world.store.clone();
+        let created_by = planned.created_by.clone();
+        let parallel = world.parallel;
+        let tree: Box<dyn FnOnce() -> Result<super::Tree, Error> + Send> = match &planned.content {
+            Content::Python { prune } => {
+                let wheels = wheels.clone();
+                let rules = prune.clone();
+                let store = store.clone();
+                let scheme = scheme.clone();
+                let progress = world.progress.clone();
+                Box::new(move || {
+                    let rules = rules
+                        .iter()
+                        .map(|rule| Prune::new(&rule.paths, &rule.reason))
+                        .collect::<Result<Vec<_>, _>>()?;
+                    let (tree, installed) = python(&wheels, &scheme, &rules, &store, parallel)?;
+                    for notice in installed.iter().flat_map(|figures| &figures.notices) {
+                        progress.notice(notice);
+                    }
+                    Ok(tree)
+                })
+            }
+            Content::Files(content) => {
+                let content = read_files(content, &brick.folder)?;
+                let name = planned.name.clone();
+                Box::new(move || files(&name, &content))
+            }
+        };
+        world.progress.step(&format!("layer {}", planned.name));
+        let work = move || archive::write(&tree()?, &created_by, &store);
+        layers.push(on_thread(work).await?);
+    }
+    Ok(Made { layers, built })
+}
+
+/// Runs work that keeps a processor or a disk busy on a thread of its own.
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => Err(Error::Cancelled),
+        },
+    }
+}
+
+/// A file of the lock: whose it is, its name, its digest and its size.
+type Wanted<'a> = (&'a PackageName, &'a str, Digest, u64);
+
+/// Files of the lock, into the store.
+async fn fetch(wanted: Vec<Wanted<'_>>, world: &World) -> Result<(), Error> {
+    stream::iter(wanted)
+        .map(|(name, file_name, sha256, size)| async move {
+            world.progress.step(&format!("fetching {file_name}"));
+            world.package_index.fetch(name, file_name, Some(&sha256), Some(size)).await
+        })
+        .buffer_unordered(world.parallel.max(LEAST_DOWNLOADS))
+        .try_for_each(|_stored| async { Ok(()) })
+        .await
+        .map_err(Error::from)
+}
+
+/// An sdist's wheel: from the cache, or built now by the base's own Python.
+async fn wheel_of(
+    distribution: &PlannedDistribution,
+    plan: &Plan,
+    base: &Base,
+    world: &World,
+) -> Result<(Digest, Built), Error> {
+    let (major, minor) = plan.base.python_minor();
+    let request = BuildRequest {
+        name: distribution.name.clone(),
+        version: distribution.version.clone(),
+        sdist: StoredFile {
+            file_name: distribution.file_name.clone(),
+            digest: distribution.sha256,
+        },
+        build_requirements: distribution
+            .build
+            .iter()
+            .map(|need| StoredFile { file_name: need.file_name.clone(), digest: need.sha256 })
+            .collect(),
+        python: (major.into(), minor.into()),
+        rootfs_key: base::rootfs::key(&base.diff_ids),
+        env: BTreeMap::new(),
+    };
+    let wheel = if let Some(wheel) = sdist::cached(&request, &world.store)? {
+        wheel
+    } else {
+        let own = (
+            &distribution.name,
+            distribution.file_name.as_str(),
+            distribution.sha256,
+            distribution.size,
+        );
+        let needs = distribution
+            .build
+            .iter()
+            .map(|need| (&need.name, need.file_name.as_str(), need.sha256, need.size));
+        fetch(std::iter::once(own).chain(needs).collect(), world).await?;
+        world.progress.step("unpacking the base for its Python");
+        let rootfs = base::rootfs(base, world).await?;
+        world.progress.step(&format!("building {}", distribution.file_name));
+        sdist::build(&request, &rootfs, &world.store, &world.sandbox).await?
+    };
+    if wheel.pure_fallback {
+        world.progress.notice(&format!(
+            "{} {} was built as pure Python: its C parts are optional, and there is no compiler",
+            distribution.name, distribution.version
+        ));
+    }
+    if let Some(refusal) = &wheel.refusal {
+        world.progress.notice(&format!(
+            "{} was built through the base's loader, without namespaces: {refusal}",
+            distribution.name
+        ));
+    }
+    let figures = Built {
+        name: distribution.name.clone(),
+        version: distribution.version.clone(),
+        wheel: wheel.file_name,
+        tier: wheel.tier,
+        pure_fallback: wheel.pure_fallback,
+        from_cache: wheel.from_cache,
+    };
+    Ok((wheel.digest, figures))
+}
+
+/// The bytes of a files layer, with its substitutions made.
+fn read_files(content: &recipe::Files, folder: &std::path::Path) -> Result<Files, Error> {
+    let invalid = |problem: String| Error::Recipe { folder: folder.to_owned(), problem };
+    let path = |text: &str| ContainerPath::parse(text).map_err(|error| invalid(error.to_string()));
+    let mode =
+        |text: &Option<String>, default| parse_mode(text.as_deref(), default).map_err(invalid);
+    let owner = |text: &Option<String>| parse_owner(text.as_deref()).map_err(invalid);
+    let mut contents = Files::default();
+    for file in &content.files {
+        let from = folder.join(&file.from);
+        let mut bytes = Bytes::from(fs::read(&from).map_err(Error::Disk)?);
+        for (text, value) in &file.substitute {
+            bytes = substitute(&bytes, text, value)
+                .ok_or_else(|| invalid(format!("`{}` does not hold `{text}`", file.from)))?;
+        }
+        let (uid, gid) = owner(&file.owner)?;
+        contents.files.push(super::files::File {
+            to: path(&file.to)?,
+            bytes,
+            mode: mode(&file.mode, 0o644)?,
+            uid,
+            gid,
+        });
+    }
+    for directory in &content.directories {
+        let (uid, gid) = owner(&directory.owner)?;
+        contents.directories.push(super::files::Directory {
+            path: path(&directory.path)?,
+            mode: mode(&directory.mode, 0o755)?,
+            uid,
+            gid,
+        });
+    }
+    for link in &content.links {
+        contents
+            .symlinks
+            .push(super::files::Symlink { path: path(&link.path)?, target: link.target.clone() });
+    }
+    Ok(contents)
+}
+
+/// `bytes` with every `text` replaced by `value`; `None` if there is none to replace.
+fn substitute(bytes: &Bytes, text: &str, value: &str) -> Option<Bytes> {
+    let whole = std::str::from_utf8(bytes).ok()?;
+    (!text.is_empty() && whole.contains(text)).then(|| whole.replace(text, value).into())
+}

@@ -1,0 +1,176 @@
+//! Why an sdist did not become a wheel.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Failure, Kind};
+use crate::sandbox::{self, Tier, confine};
+use crate::store;
+
+/// An sdist that was not built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cache failed us.
+    #[error("the built wheel cannot be kept")]
+    Store(#[from] store::Error),
+    /// A file was not fetched before, or was damaged and is gone now.
+    #[error("`{file_name}` is not in the cache")]
+    Absent {
+        /// The sdist's or wheel's file name.
+        file_name: String,
+    },
+    /// Neither `.tar.gz` nor `.zip` (source distribution format).
+    #[error("the sdist is neither a .tar.gz nor a .zip: `{file_name}`")]
+    Format {
+        /// The sdist's file name.
+        file_name: String,
+    },
+    /// An archive cannot be read.
+    #[error("`{file_name}` is damaged")]
+    Damaged {
+        /// The sdist's or wheel's file name.
+        file_name: String,
+        /// What the reader said.
+        #[source]
+        source: io::Error,
+    },
+    /// An archive has an entry that is not unpacked.
+    #[error("`{file_name}` cannot be unpacked")]
+    Refused {
+        /// The sdist's or wheel's file name.
+        file_name: String,
+        /// The entry and the reason.
+        #[source]
+        source: confine::Error,
+    },
+    /// The sdist's entries do not lie in one folder.
+    #[error("the sdist does not hold one folder at its top: `{file_name}` has `{entry}`")]
+    NoTop {
+        /// The sdist's file name.
+        file_name: String,
+        /// The first entry that lies elsewhere.
+        entry: String,
+    },
+    /// `pyproject.toml` says nothing that can be followed.
+    #[error("the build-system table of `{file_name}` is not valid: {reason}")]
+    BuildSystem {
+        /// The sdist's file name.
+        file_name: String,
+        /// What is wrong, in one line.
+        reason: String,
+    },
+    /// The folder of the build failed us.
+    #[error("the build's folder cannot be used: {path}")]
+    Disk {
+        /// The folder.
+        path: PathBuf,
+        /// What the disk said.
+        #[source]
+        source: io::Error,
+    },
+    /// The build could not be run.
+    #[error("{project} cannot be built here")]
+    Sandbox {
+        /// Name and version.
+        project: String,
+        /// Why.
+        #[source]
+        source: Box<sandbox::Error>,
+    },
+    /// The build ran into a limit.
+    #[error("{project} did not build: {why}; its last lines:\n{tail}")]
+    Stopped {
+        /// Name and version.
+        project: String,
+        /// Which limit.
+        why: Stopped,
+        /// The last lines of the log.
+        tail: String,
+        /// The whole log.
+        log: PathBuf,
+    },
+    /// The backend failed.
+    #[error("{project} did not build ({ending}, sandbox: {tier}); its last lines:\n{tail}")]
+    Failed {
+        /// Name and version.
+        project: String,
+        /// How the backend's process ended.
+        ending: sandbox::Ending,
+        /// Which way it ran.
+        tier: Tier,
+        /// The last lines of the log.
+        tail: String,
+        /// The whole log.
+        log: PathBuf,
+    },
+    /// The backend wants what was not locked.
+    #[error(
+        "{project} needs `{}` to be built, which is not among its locked build requirements",
+        .missing.join("`, `")
+    )]
+    Missing {
+        /// Name and version.
+        project: String,
+        /// The backend's requirements, or the module that could not be imported.
+        missing: Vec<String>,
+        /// The whole log.
+        log: PathBuf,
+    },
+    /// The backend was content, but there is no wheel, or it is another project's or version's.
+    #[error("building {project} did not make its wheel but {}",
+        .found.as_ref().map_or_else(|| "nothing".to_owned(), |found| format!("`{found}`")))]
+    WrongWheel {
+        /// Name and version.
+        project: String,
+        /// The file that the backend named.
+        found: Option<String>,
+        /// The whole log.
+        log: PathBuf,
+    },
+}
+
+/// The limit a build ran into; its text is part of the message, so it is no `source()`.
+#[derive(Debug)]
+pub struct Stopped(pub(super) Box<sandbox::Error>);
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Failure for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Refused { source, .. } => source.kind(),
+            Self::Sandbox { source, .. } => source.kind(),
+            Self::Absent { .. } | Self::Disk { .. } => Kind::Unexpected,
+            Self::Damaged { .. } | Self::NoTop { .. } => Kind::Integrity,
+            Self::Format { .. }
+            | Self::BuildSystem { .. }
+            | Self::Stopped { .. }
+            | Self::Failed { .. }
+            | Self::Missing { .. }
+            | Self::WrongWheel { .. } => Kind::Unsatisfiable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Sandbox { source, .. } => source.hint(),
+            Self::Absent { .. } => Some("run the same command again: it is fetched anew".into()),
+            Self::Disk { .. } => {
+                Some("free space or choose another folder with --cache-dir".into())
+            }
+            Self::Failed { log, .. } | Self::Stopped { log, .. } | Self::WrongWheel { log, .. } => {
+                Some(format!("the whole log is {}", log.display()))
+            }
+            Self::Missing { log, .. } => {
+                Some(format!("lock again with `assemble lock`; the whole log is {}", log.display()))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! An sdist becomes a wheel by PEP 517, with the base's own Python in the sandbox: no network, only
+//! the locked build requirements, an exact environment. The result is found again by everything that
+//! went in.
+//!
+//! The folder of a build, seen by the job as `/build`:
+//!
+//! ```text
+//! build_wheel.py   the small PEP 517 frontend of ours
+//! job.json         what it has to do          result.json   what it says
+//! env/             the build requirements     src/          the sdist
+//! tmp/             TMPDIR                     out/          the wheel
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use fs_err as fs;
+use pep440_rs::Version;
+use pep508_rs::PackageName;
+use serde::{Deserialize, Serialize};
+
+use crate::oci::Digest;
+use crate::sandbox::{Job, Outcome, Sandbox, Tier};
+use crate::store::{self, Store};
+
+mod build_system;
+mod error;
+mod unpack;
+
+pub use error::{Error, Stopped};
+
+/// The frontend, run by the base's Python.
+const DRIVER: &str = include_str!("build_wheel.py");
+/// Changes when the same inputs would be built differently.
+const FORMAT: &str = "sdist 1";
+/// gevent's bundled libraries take three minutes with a cold compiler; twenty is a hang.
+const TIME_LIMIT: Duration = Duration::from_mins(20);
+/// Compilers are talkative.
+const OUTPUT_LIMIT: u64 = 64 << 20;
+/// Lines of the log that an error shows.
+const TAIL: usize = 30;
+/// Documents that a build may make us read.
+const LARGEST_DOCUMENT: u64 = 1 << 20;
+/// The first moment a zip can hold: 1980-01-01.
+const SOURCE_DATE_EPOCH: &str = "315532800";
+
+/// A file that lies in the store, verified against the lock.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredFile {
+    /// As the package index names it.
+    pub file_name: String,
+    /// Of its bytes.
+    pub digest: Digest,
+}
+
+/// Everything a build depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildRequest {
+    /// The project.
+    pub name: PackageName,
+    /// Its version.
+    pub version: Version,
+    /// The sdist.
+    pub sdist: StoredFile,
+    /// The locked build requirements with all they require; wheels.
+    pub build_requirements: Vec<StoredFile>,
+    /// Major and minor version of the base's Python, which runs the build.
+    pub python: (u64, u64),
+    /// What the base is: [`crate::base::rootfs::key`].
+    pub rootfs_key: Digest,
+    /// Environment variables besides ours, which they win over.
+    pub env: BTreeMap<String, String>,
+}
+
+/// A wheel that was built, now or before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltWheel {
+    /// Of the wheel's bytes, which are in the store.
+    pub digest: Digest,
+    /// As the backend named it.
+    pub file_name: String,
+    /// Which way the build ran.
+    pub tier: Tier,
+    /// Why it did not run in namespaces, if they were refused.
+    pub refusal: Option<String>,
+    /// The sdist has sources for a compiler, but no compiled module is in the wheel: the project
+    /// fell back to Python. Worth a notice, since it is slower.
+    pub pure_fallback: bool,
+    /// It was built before.
+    pub from_cache: bool,
+    /// Of the build's log, which is in the store.
+    pub log: Digest,
+}
+
+/// A [`BuiltWheel`] as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    wheel: Digest,
+    file_name: String,
+    tier: Tier,
+    refusal: Option<String>,
+    pure_fallback: bool,
+    log: Digest,
+}
+
+/// What the frontend says.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Said {
+    Wheel(String),
+    Missing(Vec<String>),
+}
+
+impl BuildRequest {
+    /// What the result is found by: a digest over all that goes in.
+    pub fn key(&self) -> Digest {
+        let mut requirements = self.build_requirements.clone();
+        requirements.sort();
+        let python = format!("{}.{}", self.python.0, self.python.1);
+        let env = self.environment();
+        let mut parts = vec![
+            FORMAT.as_bytes(),
+            DRIVER.as_bytes(),
+            self.name.as_ref().as_bytes(),
+            python.as_bytes(),
+            self.sdist.digest.as_bytes(),
+            self.sdist.file_name.as_bytes(),
+            self.rootfs_key.as_bytes(),
+        ];
+        let version = self.version.to_string();
+        parts.push(version.as_bytes());
+        let counts = [env.len().to_le_bytes(), requirements.len().to_le_bytes()];
+        parts.extend(counts.iter().map(|count| &count[..]));
+        for (name, value) in &env {
+            parts.extend([name.as_bytes(), value.as_bytes()]);
+        }
+        for file in &requirements {
+            parts.extend([&file.digest.as_bytes()[..], file.file_name.as_bytes()]);
+        }
+        store::key(&parts)
+    }
+
+    /// The build's whole environment.
+    fn environment(&self) -> BTreeMap<String, String> {
+        let mut env: BTreeMap<String, String> = [
+            ("PATH", "/build/env/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("HOME", "/build"),
+            ("TMPDIR", "/build/tmp"),
+            ("LANG", "C.UTF-8"),
+            ("TZ", "UTC"),
+            ("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH),
+            ("PYTHONHASHSEED", "0"),
+            ("PYTHONDONTWRITEBYTECODE", "1"),
+            ("PYTHONNOUSERSITE", "1"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+        env.extend(self.env.clone());
+        env
+    }
+
+    /// Name and version, for messages.
+    fn project(&self) -> String {
+        format!("{} {}", self.name, self.version)
+    }
+
+    fn failed(&self, outcome: &Outcome, log: PathBuf) -> Error {
+        Error::Failed {
+            project: self.project(),
+            ending: outcome.ending,
+            tier: outcome.tier,
+            tail: tail(&outcome.log),
+            log,
+        }
+    }
+
+    fn wrong_wheel(&self, found: Option<String>, log: PathBuf) -> Error {
+        Error::WrongWheel { project: self.project(), found, log }
+    }
+}
+
+/// The wheel of an earlier build with the same inputs. Needs neither the base's files nor the
+/// sdist's.
+///
+/// # Errors
+/// The disk said no.
+pub fn cached(request: &BuildRequest, store: &Store) -> Result<Option<BuiltWheel>, Error> {
+    let Some(record) = store.record("built-wheels", &request.key())? else {
+        return Ok(None);
+    };
+    let Ok(record) = serde_json::from_slice::<Record>(&record) else {
+        return Ok(None);
+    };
+    if !store.verify(&record.wheel)? {
+        return Ok(None);
+    }
+    Ok(Some(BuiltWheel {
+        digest: record.wheel,
+        file_name: record.file_name,
+        tier: record.tier,
+        refusal: record.refusal,
+        pure_fallback: record.pure_fallback,
+        from_cache: true,
+        log: record.log,
+    }))
+}
+
+/// Builds the sdist with the Python of the base unpacked at `rootfs`, unless it was built before.
+///
+/// # Errors
+/// A file is absent from the store or hostile, the build fails or runs into a limit, or there is no
+/// way to run it here.
+pub async fn build(
+    request: &BuildRequest,
+    rootfs: &Path,
+    store: &Store,
+    sandbox: &Sandbox,
+) -> Result<BuiltWheel, Error> {
+    if let Some(wheel) = cached(request, store)? {
+        return Ok(wheel);
+    }
+    let work = store.temporary_directory()?;
+    let (sdist, work) = blocking(store, {
+        let (request, store) = (request.clone(), store.clone());
+        move || prepare(&request, &store, work.path()).map(|sdist| (sdist, work))
+    })
+    .await?;
+    let ran = sandbox
+        .run(&Job {
+            rootfs: rootfs.to_path_buf(),
+            work: work.path().to_path_buf(),
+            argv: vec![
+                format!("python{}.{}", request.python.0, request.python.1),
+                // No site-packages of the base's, no user's, no byte code. Not -I: it would ignore
+                // PYTHONHASHSEED.
+                "-S".into(),
+                "-s".into(),
+                "-B".into(),
+                "/build/build_wheel.py".into(),
+            ],
+            env: request.environment(),
+            time_limit: TIME_LIMIT,
+            output_limit: OUTPUT_LIMIT,
+        })
+        .await;
+    let outcome = match ran {
+        Ok(outcome) => outcome,
+        Err(error) => return Err(not_run(request, store, error)?),
+    };
+    blocking(store, {
+        let (request, store) = (request.clone(), store.clone());
+        move || take(&request, &store, work.path(), sdist, &outcome)
+    })
+    .await
+}
+
+/// Runs `work` where it may block.
+async fn blocking<T: Send + 'static>(
+    store: &Store,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(cancelled) => Err(Error::Disk {
+                path: store.root().to_path_buf(),
+                source: std::io::Error::other(cancelled),
+            }),
+        },
+    }
+}
+
+/// Fills the build's folder.
+fn prepare(request: &BuildRequest, store: &Store, work: &Path) -> Result<unpack::Sdist, Error> {
+    let disk = |source| Error::Disk { path: work.to_path_buf(), source };
+    let bytes = |file: &StoredFile| {
+        store.read(&file.digest)?.ok_or_else(|| Error::Absent { file_name: file.file_name.clone() })
+    };
+    for folder in ["env", "src", "out", "tmp"] {
+        fs::create_dir(work.join(folder)).map_err(disk)?;
+    }
+    for file in &request.build_requirements {
+        unpack::wheel(&file.file_name, &bytes(file)?, &work.join("env"))?;
+    }
+    let file = &request.sdist;
+    let sdist = unpack::sdist(&file.file_name, &bytes(file)?, &work.join("src"))?;
+    let system = build_system::read(
+        &request.sdist.file_name,
+        read_document(&work.join("src"), "pyproject.toml").map_err(disk)?,
+    )?;
+    let job = serde_json::to_vec(&system).map_err(|e| disk(e.into()))?;
+    fs::write(work.join("job.json"), job).map_err(disk)?;
+    fs::write(work.join("build_wheel.py"), DRIVER).map_err(disk)?;
+    Ok(sdist)
+}
+
+/// A small regular file below `folder`, which is full of foreign things: links are not followed out
+/// of it, pipes are not opened. `None` if there is no such file.
+fn read_document(folder: &Path, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+    let folder = Dir::open_ambient_dir(folder, ambient_authority())?;
+    if !folder.metadata(name).is_ok_and(|found| found.is_file()) {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    folder.open(name)?.take(LARGEST_DOCUMENT).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// Takes the wheel out of the build's folder and remembers it.
+fn take(
+    request: &BuildRequest,
+    store: &Store,
+    work: &Path,
+    sdist: unpack::Sdist,
+    outcome: &Outcome,
+) -> Result<BuiltWheel, Error> {
+    let disk = |source| Error::Disk { path: work.to_path_buf(), source };
+    let log = store.put(&outcome.log)?;
+    let log_path = store.blob_path(&log);
+    let said = read_document(work, "result.json")
+        .map_err(disk)?
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let file_name = match said {
+        Some(Said::Missing(missing)) => {
+            return Err(Error::Missing { project: request.project(), missing, log: log_path });
+        }
+        _ if !outcome.success => return Err(request.failed(outcome, log_path)),
+        None => return Err(request.wrong_wheel(None, log_path)),
+        Some(Said::Wheel(file_name)) => file_name,
+    };
+    if !is_wheel_of(&file_name, &request.name, &request.version) {
+        return Err(request.wrong_wheel(Some(file_name), log_path));
+    }
+    let folder = Dir::open_ambient_dir(work, ambient_authority()).map_err(disk)?;
+    let path = Path::new("out").join(&file_name);
+    if !folder.metadata(&path).is_ok_and(|found| found.is_file()) {
+        return Err(request.wrong_wheel(None, log_path));
+    }
+    let mut bytes = Vec::new();
+    folder.open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(disk)?;
+    let has_extension = has_extension(&bytes)
+        .map_err(|source| Error::Damaged { file_name: file_name.clone(), source })?;
+    let record = Record {
+        wheel: store.put(&bytes)?,
+        file_name,
+        tier: outcome.tier,
+        refusal: outcome.refusal.clone(),
+        pure_fallback: sdist.has_extension_sources && !has_extension,
+        log,
+    };
+    let json = serde_json::to_vec(&record).map_err(|e| disk(e.into()))?;
+    store.put_record("built-wheels", &request.key(), &json)?;
+    Ok(BuiltWheel {
+        digest: record.wheel,
+        file_name: record.file_name,
+        tier: record.tier,
+        refusal: record.refusal,
+        pure_fallback: record.pure_fallback,
+        from_cache: false,
+        log: record.log,
+    })
+}
+
+/// What to say about a job that did not run to its end.
+fn not_run(
+    request: &BuildRequest,
+    store: &Store,
+    error: crate::sandbox::Error,
+) -> Result<Error, Error> {
+    let Some(output) = error.log().map(<[u8]>::to_vec) else {
+        return Ok(Error::Sandbox { project: request.project(), source: Box::new(error) });
+    };
+    let log = store.put(&output)?;
+    Ok(Error::Stopped {
+        project: request.project(),
+        why: Stopped(Box::new(error)),
+        tail: tail(&output),
+        log: store.blob_path(&log),
+    })
+}
+
+/// Whether a file name is that of a wheel of this project and version (binary distribution format:
+/// `{name}-{version}(-{build})?-{python}-{abi}-{platform}.whl`).
+fn is_wheel_of(file_name: &str, name: &PackageName, version: &Version) -> bool {
+    let Some(stem) = file_name.strip_suffix(".whl") else {
+        return false;
+    };
+    let parts: Vec<&str> = stem.split('-').collect();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+!".contains(c);
+    (5..=6).contains(&parts.len())
+        && stem.chars().all(plain)
+        && PackageName::from_str(parts[0]).is_ok_and(|found| found == *name)
+        && Version::from_str(parts[1]).is_ok_and(|found| found == *version)
+}
+
+/// Whether a wheel holds an ELF file.
+fn has_extension(wheel: &[u8]) -> std::io::Result<bool> {
+    let mut archive = unpack::open_zip(Cursor::new(wheel))?;
+    for number in 0..archive.len() {
+        let mut start = Vec::new();
+        archive.by_index(number)?.take(4).read_to_end(&mut start)?;
+        if start == b"\x7fELF" {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The last lines of a log, fit to be shown: no control characters.
+fn tail(log: &[u8]) -> String {
+    let text = String::from_utf8_lossy(log);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..]
+        .iter()
+        .map(|line| line.chars().filter(|c| !c.is_control() || *c == '\t').collect::<String>())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> BuildRequest {
+        let file = |file_name: &str| StoredFile {
+            file_name: file_name.into(),
+            digest: Digest::of(file_name.as_bytes()),
+        };
+        BuildRequest {
+            name: "zope.interface".parse().unwrap(),
+            version: "8.7".parse().unwrap(),
+            sdist: file("zope_interface-8.7.tar.gz"),
+            build_requirements: vec![file("a-1-py3-none-any.whl"), file("b-1-py3-none-any.whl")],
+            python: (3, 13),
+            rootfs_key: Digest::of(b"base"),
+            env: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_key_is_over_all_that_goes_in_and_no_order() {
+        let key = request().key();
+        let mut same = request();
+        same.build_requirements.reverse();
+        assert_eq!(same.key(), key);
+        let changes: [fn(&mut BuildRequest); 7] = [
+            |r| r.name = "zope".parse().unwrap(),
+            |r| r.version = "8.8".parse().unwrap(),
+            |r| r.sdist.digest = Digest::of(b"another"),
+            |r| drop(r.build_requirements.pop()),
+            |r| r.python = (3, 14),
+            |r| r.rootfs_key = Digest::of(b"another"),
+            |r| drop(r.env.insert("CC".into(), "cc".into())),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut other = request();
+            change(&mut other);
+            assert_ne!(other.key(), key, "change {number}");
+        }
+    }
+
+    #[test]
+    fn wheels_of_the_request() {
+        let request = request();
+        for (file_name, fits) in [
+            ("zope_interface-8.7-cp313-cp313-linux_x86_64.whl", true),
+            ("zope.interface-8.7.0-1-py3-none-any.whl", true),
+            ("zope_interface-8.8-py3-none-any.whl", false),
+            ("zope-8.7-py3-none-any.whl", false),
+            ("zope_interface-8.7.whl", false),
+            ("zope_interface-8.7-py3-none-any.zip", false),
+            ("zope_interface-8.7-py3-none-../any.whl", false),
+            ("", false),
+        ] {
+            assert_eq!(
+                is_wheel_of(file_name, &request.name, &request.version),
+                fits,
+                "{file_name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_tail_is_short_and_clean() {
+        let log: Vec<String> = (0..100).map(|n| format!("line {n}")).collect();
+        let tail = tail(log.join("\n").as_bytes());
+        assert_eq!(tail.lines().count(), TAIL);
+        assert!(tail.ends_with("line 99"));
+        assert_eq!(super::tail(b"\x1b[31mred\x1b[0m\n\xff\tx"), "[31mred[0m\n\u{fffd}\tx");
+    }
+}

@@ -1,0 +1,281 @@
+//! A virtual file tree: what a layer will hold, before it is bytes (pure).
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::path::ContainerPath;
+
+/// What lies at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// A folder.
+    Directory,
+    /// A regular file.
+    File(Bytes),
+    /// A symbolic link and its literal target.
+    Symlink(String),
+}
+
+impl Node {
+    /// What a message calls it.
+    pub(super) fn noun(&self) -> &'static str {
+        match self {
+            Self::Directory => "a folder",
+            Self::File(_) => "a file",
+            Self::Symlink(_) => "a symbolic link",
+        }
+    }
+}
+
+/// A node with its metadata and who put it there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is.
+    pub node: Node,
+    /// Permission bits: 0o755, 0o644, …
+    pub mode: u32,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// The distribution or layer it comes from, for clashes and for the size report.
+    pub owner: String,
+}
+
+impl Entry {
+    /// A regular file of 0:0.
+    pub fn file(bytes: impl Into<Bytes>, mode: u32, owner: impl Into<String>) -> Self {
+        Self { node: Node::File(bytes.into()), mode, uid: 0, gid: 0, owner: owner.into() }
+    }
+
+    /// Whether a layer would be the same with the other one at the same path.
+    fn is_same_on_disk(&self, other: &Self) -> bool {
+        self.node == other.node
+            && (self.mode, self.uid, self.gid) == (other.mode, other.uid, other.gid)
+    }
+}
+
+/// Two owners want different things at one path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "two things lie at `{path}`: {first} of `{first_owner}` and {second} of `{second_owner}`{note}"
+)]
+pub struct Clash {
+    /// Where.
+    pub path: ContainerPath,
+    /// What was there: `a file`, `a folder`, …
+    pub first: &'static str,
+    /// Whose it is.
+    pub first_owner: String,
+    /// What came.
+    pub second: &'static str,
+    /// Whose it is.
+    pub second_owner: String,
+    /// Says how they differ if both are of one kind, else empty.
+    pub note: &'static str,
+}
+
+impl Clash {
+    fn new(path: &ContainerPath, first: &Entry, second: &'static str, second_owner: &str) -> Self {
+        Self {
+            path: path.clone(),
+            first: first.node.noun(),
+            first_owner: first.owner.clone(),
+            second,
+            second_owner: second_owner.to_owned(),
+            note: "",
+        }
+    }
+
+    fn of(path: &ContainerPath, first: &Entry, second: &Entry) -> Self {
+        let note = match (&first.node, &second.node) {
+            (Node::File(left), Node::File(right)) if left != right => ", with other contents",
+            (Node::Symlink(left), Node::Symlink(right)) if left != right => ", with another target",
+            (left, right) if left.noun() == right.noun() => ", with another mode or owner",
+            _ => "",
+        };
+        Self { note, ..Self::new(path, first, second.node.noun(), &second.owner) }
+    }
+}
+
+/// Path → entry, in byte order of paths. Adding different things at one path is an error, as is
+/// anything below a file or a link; folders that nobody described need no entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    entries: BTreeMap<ContainerPath, Entry>,
+}
+
+impl Tree {
+    /// Adds `entry` at `path`. What is already there in just that form is kept, with its first
+    /// owner: several distributions may bring the same `__init__.py`.
+    ///
+    /// # Errors
+    /// Something else is there, or is a folder's place taken by a file or link, above or below.
+    pub fn insert(&mut self, path: ContainerPath, entry: Entry) -> Result<(), Clash> {
+        if let Some(first) = self.entries.get(&path) {
+            return if first.is_same_on_disk(&entry) {
+                Ok(())
+            } else {
+                Err(Clash::of(&path, first, &entry))
+            };
+        }
+        let mut ancestor = path.parent();
+        while let Some(folder) = ancestor {
+            match self.entries.get(&folder) {
+                Some(first) if first.node != Node::Directory => {
+                    return Err(Clash::new(&folder, first, "a folder", &entry.owner));
+                }
+                // Whoever put an explicit folder there has looked further up.
+                Some(_) => break,
+                None => ancestor = folder.parent(),
+            }
+        }
+        let below = self.below(&path).next();
+        if let (false, Some((_, below))) = (entry.node == Node::Directory, below) {
+            return Err(Clash {
+                first: "a folder",
+                ..Clash::new(&path, below, entry.node.noun(), &entry.owner)
+            });
+        }
+        self.entries.insert(path, entry);
+        Ok(())
+    }
+
+    /// Adds all of `other`, as [`Self::insert`] does.
+    ///
+    /// # Errors
+    /// As [`Self::insert`]; which clash is reported does not depend on anything but the two trees.
+    pub fn merge(&mut self, other: Self) -> Result<(), Clash> {
+        for (path, entry) in other.entries {
+            self.insert(path, entry)?;
+        }
+        Ok(())
+    }
+
+    /// What lies at `path`; `None` also for a folder that nobody described.
+    pub fn get(&self, path: &ContainerPath) -> Option<&Entry> {
+        self.entries.get(path)
+    }
+
+    /// All entries, in byte order of paths.
+    pub fn iter(&self) -> impl Iterator<Item = (&ContainerPath, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// The regular files and their bytes' number, in byte order of paths.
+    pub fn files(&self) -> impl Iterator<Item = (&ContainerPath, u64)> {
+        self.entries.iter().filter_map(|(path, entry)| match &entry.node {
+            Node::File(bytes) => Some((path, bytes.len() as u64)),
+            Node::Directory | Node::Symlink(_) => None,
+        })
+    }
+
+    /// The number of entries.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Entries strictly below `path`, in byte order.
+    fn below(&self, path: &ContainerPath) -> impl Iterator<Item = (&ContainerPath, &Entry)> {
+        // `a-b` sorts between `a` and `a/b`: the range has to begin behind the slash.
+        let prefix = match path.as_relative() {
+            "" => String::new(),
+            relative => format!("{relative}/"),
+        };
+        self.entries
+            .range::<str, _>((Bound::Excluded(&*prefix), Bound::Unbounded))
+            .take_while(move |(candidate, _)| candidate.as_relative().starts_with(&prefix))
+    }
+}
+
+impl IntoIterator for Tree {
+    type Item = (ContainerPath, Entry);
+    type IntoIter = std::collections::btree_map::IntoIter<ContainerPath, Entry>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.entries.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> ContainerPath {
+        ContainerPath::parse(text).unwrap()
+    }
+
+    fn file(bytes: &'static [u8], owner: &str) -> Entry {
+        Entry::file(bytes, 0o644, owner)
+    }
+
+    fn folder(mode: u32, owner: &str) -> Entry {
+        Entry { node: Node::Directory, mode, ..file(b"", owner) }
+    }
+
+    fn link(target: &str, owner: &str) -> Entry {
+        Entry { node: Node::Symlink(target.into()), mode: 0o777, ..file(b"", owner) }
+    }
+
+    #[test]
+    fn the_same_thing_twice_keeps_its_first_owner() {
+        let mut tree = Tree::default();
+        for owner in ["one", "two"] {
+            tree.insert(path("/ns/__init__.py"), file(b"#", owner)).unwrap();
+            tree.insert(path("/ns"), folder(0o755, owner)).unwrap();
+            tree.insert(path("/link"), link("ns", owner)).unwrap();
+        }
+        assert_eq!(tree.len(), 3);
+        assert!(tree.iter().all(|(_, entry)| entry.owner == "one"));
+    }
+
+    #[test]
+    fn different_things_clash_whatever_came_first() {
+        let cases = [
+            ("/a", file(b"1", "x"), "/a", file(b"2", "y")),
+            ("/a", folder(0o755, "x"), "/a", folder(0o700, "y")),
+            ("/a", link("b", "x"), "/a", link("c", "y")),
+            ("/a", file(b"", "x"), "/a", folder(0o755, "y")),
+            ("/a", file(b"", "x"), "/a/b", file(b"", "y")),
+            ("/a", link("/etc", "x"), "/a/b/c", file(b"", "y")),
+            ("/a", file(b"", "x"), "/a/b", folder(0o755, "y")),
+        ];
+        for (one, first, other, second) in cases {
+            for swap in [false, true] {
+                let mut pairs = [(one, first.clone()), (other, second.clone())];
+                if swap {
+                    pairs.reverse();
+                }
+                let mut tree = Tree::default();
+                // Neighbours that sort between `/a` and `/a/b` hide nothing.
+                tree.insert(path("/a-b"), file(b"", "z")).unwrap();
+                let [(earlier, first), (later, second)] = pairs;
+                tree.insert(path(earlier), first.clone()).unwrap();
+                let clash = tree.insert(path(later), second.clone()).unwrap_err();
+                assert_eq!(
+                    (&clash.first_owner, &clash.second_owner),
+                    (&first.owner, &second.owner)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_clash_says_who_and_how() {
+        let mut tree = Tree::default();
+        tree.insert(path("/bin/x"), file(b"1", "left")).unwrap();
+        let mut other = Tree::default();
+        other.insert(path("/bin/x"), file(b"2", "right")).unwrap();
+        assert_eq!(
+            tree.merge(other).unwrap_err().to_string(),
+            "two things lie at `/bin/x`: a file of `left` and a file of `right`, with other contents"
+        );
+    }
+}

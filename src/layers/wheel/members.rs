@@ -1,0 +1,143 @@
+//! The files of a wheel, after every check a zip archive allows (pure).
+//!
+//! A zip archive says most things twice, in local headers and in the central directory, and readers
+//! that believe different halves unpack different files (CVE-2025-54368). So whatever is ambiguous is
+//! refused: headers that disagree, entries that overlap, local entries the directory does not list,
+//! a name listed twice, bytes before or behind the archive. Names that differ only in case are
+//! fine: the layer is made for a file system that tells them apart.
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read as _};
+
+use bytes::Bytes;
+use zip::ZipArchive;
+
+use crate::layers::error::{Refusal, WheelProblem};
+use crate::layers::path::ContainerPath;
+
+/// All files of a wheel may have that many bytes. The largest wheels in use (CUDA) come near it.
+const MAX_UNPACKED: u64 = 2 << 30;
+/// A wheel may be that many times larger unpacked, beyond [`FREE_UNPACKED`]. Deflate allows 1032;
+/// source code compresses to a fifth.
+const MAX_RATIO: u64 = 100;
+/// Small wheels may be any number of times larger up to here.
+const FREE_UNPACKED: u64 = 64 << 20;
+
+/// `S_IFMT`, `S_IFREG` and `S_IFDIR` of a Unix mode.
+const FILE_TYPE: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
+const DIRECTORY: u32 = 0o040_000;
+
+/// A file of a wheel.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    /// Unpacked.
+    pub(super) bytes: Bytes,
+    /// Whether its Unix mode has an executable bit.
+    pub(super) is_executable: bool,
+}
+
+/// The files of the wheel by name, in byte order; folders are left out, they follow from the names.
+/// Names are relative, normalised paths with `/`, and none of them is a whiteout.
+pub(super) fn read(wheel: &[u8]) -> Result<BTreeMap<String, Member>, WheelProblem> {
+    let mut archive = ZipArchive::new(Cursor::new(wheel)).map_err(WheelProblem::Archive)?;
+    check_surroundings(wheel, &archive)?;
+    archive.validate_header_consistency().map_err(WheelProblem::Archive)?;
+    check_size(wheel, &archive)?;
+    let mut members = BTreeMap::new();
+    for index in 0..archive.len() {
+        let Some((name, is_executable)) = check_entry(&archive, index)? else {
+            continue;
+        };
+        let bytes = unpack(&mut archive, index, &name)?;
+        members.insert(name, Member { bytes, is_executable });
+    }
+    Ok(members)
+}
+
+fn check_surroundings(
+    wheel: &[u8],
+    archive: &ZipArchive<Cursor<&[u8]>>,
+) -> Result<(), WheelProblem> {
+    const END: &[u8] = b"PK\x05\x06";
+    const END_SIZE: usize = 22;
+    if archive.offset() != 0 || !wheel.starts_with(b"PK") {
+        return Err(WheelProblem::Surroundings("before"));
+    }
+    let comment = archive.comment();
+    let end = wheel.len().checked_sub(END_SIZE + comment.len());
+    let is_at_end = end.is_some_and(|end| wheel[end..].starts_with(END));
+    // A comment that holds the mark of another end would be one to some readers.
+    if is_at_end && !comment.windows(END.len()).any(|window| window == END) {
+        return Ok(());
+    }
+    Err(WheelProblem::Surroundings("behind"))
+}
+
+fn check_size(wheel: &[u8], archive: &ZipArchive<Cursor<&[u8]>>) -> Result<(), WheelProblem> {
+    let metadata = archive.metadata();
+    let mut declared = 0_u64;
+    for index in 0..archive.len() {
+        let entry = metadata.entry(index).map_err(WheelProblem::Archive)?;
+        declared = declared.saturating_add(entry.size());
+    }
+    let limit = MAX_UNPACKED.min(FREE_UNPACKED + MAX_RATIO * wheel.len() as u64);
+    if declared > limit {
+        return Err(WheelProblem::TooLarge { declared, limit });
+    }
+    Ok(())
+}
+
+/// The name of a file and whether it is executable; `None` for a folder.
+fn check_entry(
+    archive: &ZipArchive<Cursor<&[u8]>>,
+    index: usize,
+) -> Result<Option<(String, bool)>, WheelProblem> {
+    let metadata = archive.metadata();
+    let entry = metadata.entry(index).map_err(WheelProblem::Archive)?;
+    let name = entry.name().map_err(WheelProblem::Archive)?.into_owned();
+    let refuse = |refusal| Err(WheelProblem::Entry { name: name.clone(), refusal });
+    let path = name.strip_suffix('/').unwrap_or(&name);
+    if let Err(error) = ContainerPath::root().join(path) {
+        return refuse(Refusal::Path(error));
+    }
+    if entry.encrypted() {
+        return refuse(Refusal::Encrypted);
+    }
+    // Read as pip does, whatever system the entry says it was made on.
+    let mode = entry.external_attributes() >> 16;
+    let is_folder = name.ends_with('/');
+    let expected = if is_folder { DIRECTORY } else { REGULAR };
+    if ![0, expected].contains(&(mode & FILE_TYPE)) {
+        return refuse(Refusal::FileType(mode));
+    }
+    if !is_folder {
+        let is_executable = mode & 0o111 != 0;
+        return Ok(Some((name, is_executable)));
+    }
+    if entry.size() != 0 {
+        return refuse(Refusal::FolderWithBytes);
+    }
+    Ok(None)
+}
+
+fn unpack(
+    archive: &mut ZipArchive<Cursor<&[u8]>>,
+    index: usize,
+    name: &str,
+) -> Result<Bytes, WheelProblem> {
+    let file = archive.by_index(index).map_err(WheelProblem::Archive)?;
+    let declared = file.size();
+    let mut bytes = Vec::with_capacity(usize::try_from(declared).unwrap_or_default());
+    // One byte more than declared is enough to know that it lied.
+    let result = file.take(declared.saturating_add(1)).read_to_end(&mut bytes);
+    result.map_err(|source| WheelProblem::Unpack { name: name.to_owned(), source })?;
+    let found = bytes.len() as u64;
+    if found != declared {
+        return Err(WheelProblem::Entry {
+            name: name.to_owned(),
+            refusal: Refusal::Length { declared, found },
+        });
+    }
+    Ok(bytes.into())
+}

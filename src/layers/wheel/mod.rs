@@ -1,0 +1,292 @@
+//! One wheel becomes the files of an installed distribution (pure): the PyPA's binary distribution
+//! format, *Installing a wheel*, with its step numbers, and the installed projects' records.
+//!
+//! Done as pip does it where the specification leaves a choice. Differences: launchers are uv's,
+//! RECORD is checked and sorted, `.pyc` files that a wheel carries are kept but none are made, and
+//! what would replace the interpreter or another distribution's records is refused.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use pep440_rs::Version;
+use pep508_rs::PackageName;
+
+use super::error::{Error, WheelProblem};
+use super::path::ContainerPath;
+use super::prune::{Prune, Pruned};
+use super::scheme::Scheme;
+use super::tree::{Entry, Tree};
+use crate::oci::Digest;
+use crate::python::record::{Record, Row};
+
+mod dist_info;
+mod members;
+mod scripts;
+
+#[cfg(test)]
+pub(super) mod tests;
+
+use dist_info::DistInfo;
+use members::Member;
+
+/// A wheel that lies in the store, and what the lock says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WheelFile {
+    /// Normalised name of the distribution.
+    pub name: PackageName,
+    /// Its version.
+    pub version: Version,
+    /// `Flask-3.1.0-py3-none-any.whl`
+    pub file_name: String,
+    /// Over the file's bytes.
+    pub digest: Digest,
+    /// Whether somebody asked for it, rather than some other distribution: it gets REQUESTED.
+    pub requested: bool,
+}
+
+/// What became of a wheel: for the size report, and for notices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Normalised name of the distribution; the owner of its entries in the tree.
+    pub name: PackageName,
+    /// Its version.
+    pub version: Version,
+    /// Files in the tree, RECORD and launchers included.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes_installed: u64,
+    /// What each pruning rule took, in the order of the rules. The first rule that matches takes a file.
+    pub pruned: Vec<Pruned>,
+    /// Whether an ELF file was installed.
+    pub has_native: bool,
+    /// `Tag` of WHEEL: `cp313-cp313-musllinux_1_2_x86_64`
+    pub tags: Vec<String>,
+    /// Things worth knowing that are no errors.
+    pub notices: Vec<String>,
+}
+
+/// A file and where it goes.
+#[derive(Debug)]
+struct Placed {
+    path: ContainerPath,
+    bytes: Bytes,
+    mode: u32,
+}
+
+/// Installs the wheel with these bytes: its files in their places, and the figures.
+///
+/// The result depends on nothing but the arguments. The caller has compared the bytes with the
+/// lock's digest.
+///
+/// # Errors
+/// The wheel is hostile, broken, or not the distribution that `wheel` says.
+pub(super) fn install(
+    bytes: &[u8],
+    wheel: &WheelFile,
+    scheme: &Scheme,
+    prune: &[Prune],
+) -> Result<(Tree, Installed), Error> {
+    install_files(bytes, wheel, scheme, prune)
+        .map_err(|problem| Error::Wheel { file_name: wheel.file_name.clone(), problem })
+}
+
+fn install_files(
+    bytes: &[u8],
+    wheel: &WheelFile,
+    scheme: &Scheme,
+    prune: &[Prune],
+) -> Result<(Tree, Installed), WheelProblem> {
+    let members = members::read(bytes)?;
+    // Steps 1.a and 1.b: WHEEL and its version. All of RECORD is checked before anything is placed.
+    let info = DistInfo::read(wheel, &members)?;
+    // Step 1.c: Root-Is-Purelib decides where the root goes.
+    let root = if info.is_purelib { &scheme.purelib } else { &scheme.platlib };
+    // Steps 2.a to 2.c: everything in its place, scripts with their interpreter.
+    let mut placed = spread(&members, &info, scheme, root)?;
+    placed.extend(launchers(&info, scheme)?);
+
+    let mut installed = Installed {
+        name: wheel.name.clone(),
+        version: wheel.version.clone(),
+        files: 0,
+        bytes_installed: 0,
+        pruned: vec![Pruned::default(); prune.len()],
+        has_native: false,
+        tags: info.tags.clone(),
+        notices: info
+            .newer_format
+            .iter()
+            .map(|version| {
+                format!(
+                    "`{}` has Wheel-Version {version}: what is newer than 1.0 is not known",
+                    wheel.file_name
+                )
+            })
+            .collect(),
+    };
+    let dist_info = join(root, &info.folder)?;
+    placed.retain(|file| {
+        let path = file.path.relative_to(root);
+        // pip and importlib.metadata read `.dist-info`, and licences lie there: rules do not apply.
+        let is_protected = file.path.is_below(&dist_info);
+        match prune.iter().position(|rule| !is_protected && rule.matches(&path)) {
+            Some(rule) => {
+                installed.pruned[rule].files += 1;
+                installed.pruned[rule].bytes += file.bytes.len() as u64;
+                false
+            }
+            None => true,
+        }
+    });
+
+    // Step 2.d: RECORD with the installed paths. Steps 2.e and 2.f have nothing to do: there is no
+    // `.data` folder to remove, and bytecode is not made here.
+    placed.extend(records(&placed, root, &dist_info, wheel.requested)?);
+    let mut tree = Tree::default();
+    for file in placed {
+        installed.has_native |= file.bytes.starts_with(b"\x7fELF");
+        let entry = Entry::file(file.bytes, file.mode, wheel.name.as_ref());
+        tree.insert(file.path, entry).map_err(|clash| WheelProblem::Clash(Box::new(clash)))?;
+    }
+    for (_, size) in tree.files() {
+        installed.files += 1;
+        installed.bytes_installed += size;
+    }
+    Ok((tree, installed))
+}
+
+/// Where each file of the wheel goes.
+fn spread(
+    members: &BTreeMap<String, Member>,
+    info: &DistInfo,
+    scheme: &Scheme,
+    root: &ContainerPath,
+) -> Result<Vec<Placed>, WheelProblem> {
+    let data_folder = format!("{}.data", info.folder.trim_end_matches(".dist-info"));
+    let commands = info.entry_points.scripts();
+    let mut placed = Vec::with_capacity(members.len());
+    for (name, member) in members {
+        let (top, rest) = name.split_once('/').unwrap_or((name, ""));
+        let mut bytes = member.bytes.clone();
+        let mut mode = if member.is_executable { 0o755 } else { 0o644 };
+        let path = if top == info.folder {
+            // Ours to write, or no longer true of what is installed.
+            if is_record_or_written(info, name) {
+                continue;
+            }
+            join(root, name)?
+        } else if top.strip_suffix(".data").is_some() && !rest.is_empty() {
+            let (key, below) = rest
+                .split_once('/')
+                .filter(|_| top == data_folder)
+                .ok_or_else(|| WheelProblem::DataKey(name.clone()))?;
+            match key {
+                "purelib" => join(&scheme.purelib, below)?,
+                "platlib" => join(&scheme.platlib, below)?,
+                "data" => join(&scheme.data, below)?,
+                "headers" => join(&join(&scheme.headers, &info.name)?, below)?,
+                "scripts" => {
+                    if commands.contains_key(scripts::launched_command(below)) {
+                        continue;
+                    }
+                    mode = 0o755;
+                    if let Some(script) = scripts::rewritten(&scheme.interpreter, &bytes) {
+                        bytes = script.into();
+                    }
+                    join(&scheme.scripts, below)?
+                }
+                _ => return Err(WheelProblem::DataKey(name.clone())),
+            }
+        } else {
+            join(root, name)?
+        };
+        check_reserved(&path, info, scheme)?;
+        placed.push(Placed { path, bytes, mode });
+    }
+    Ok(placed)
+}
+
+fn launchers(info: &DistInfo, scheme: &Scheme) -> Result<Vec<Placed>, WheelProblem> {
+    let mut placed = Vec::new();
+    for (name, target) in info.entry_points.scripts() {
+        let path = join(&scheme.scripts, name)?;
+        check_reserved(&path, info, scheme)?;
+        placed.push(Placed {
+            path,
+            bytes: scripts::launcher(&scheme.interpreter, target).into(),
+            mode: 0o755,
+        });
+    }
+    Ok(placed)
+}
+
+/// INSTALLER, REQUESTED and RECORD (recording installed projects).
+fn records(
+    placed: &[Placed],
+    root: &ContainerPath,
+    dist_info: &ContainerPath,
+    requested: bool,
+) -> Result<Vec<Placed>, WheelProblem> {
+    let record_path = join(dist_info, "RECORD")?;
+    let mut written = vec![Placed {
+        path: join(dist_info, "INSTALLER")?,
+        bytes: Bytes::from_static(b"assemble\n"),
+        mode: 0o644,
+    }];
+    if requested {
+        written.push(Placed {
+            path: join(dist_info, "REQUESTED")?,
+            bytes: Bytes::new(),
+            mode: 0o644,
+        });
+    }
+    let mut record = Record::default();
+    for file in placed.iter().chain(&written) {
+        record.rows.insert(file.path.relative_to(root), Row::of(&file.bytes));
+    }
+    record.rows.insert(record_path.relative_to(root), Row::default());
+    written.push(Placed { path: record_path, bytes: record.to_bytes().into(), mode: 0o644 });
+    Ok(written)
+}
+
+/// Files of `.dist-info` that only an installer writes: a wheel's own would be a lie.
+fn is_record_or_written(info: &DistInfo, name: &str) -> bool {
+    dist_info::is_record_or_signature(&info.folder, name)
+        || ["INSTALLER", "REQUESTED", "direct_url.json"]
+            .iter()
+            .any(|file| *name == format!("{}/{file}", info.folder))
+}
+
+/// Refuses what pip would let pass and nobody can want: `.data/scripts/python3.13`, or another
+/// distribution's `.dist-info` by way of `.data/purelib`.
+fn check_reserved(
+    path: &ContainerPath,
+    info: &DistInfo,
+    scheme: &Scheme,
+) -> Result<(), WheelProblem> {
+    let reserved = |reason| Err(WheelProblem::Reserved { path: path.clone(), reason });
+    let interpreter = scheme.interpreter.as_relative();
+    let is_interpreter = ["", "3"].iter().any(|version| {
+        path.as_relative() == format!("{}/python{version}", scheme.scripts.as_relative())
+    }) || path.as_relative() == interpreter;
+    if is_interpreter {
+        return reserved("the base's interpreter");
+    }
+    for library in [&scheme.purelib, &scheme.platlib] {
+        if path.is_below(library) {
+            let relative = path.relative_to(library);
+            let top = relative.split('/').next().unwrap_or_default();
+            if top.ends_with(".dist-info") && top != info.folder {
+                return reserved("another distribution's records");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn join(folder: &ContainerPath, relative: &str) -> Result<ContainerPath, WheelProblem> {
+    folder.join(relative).map_err(|error| WheelProblem::Entry {
+        name: relative.to_owned(),
+        refusal: super::error::Refusal::Path(error),
+    })
+}
