@@ -5,6 +5,7 @@ pub mod request;
 pub mod world;
 
 pub mod base;
+pub mod destination;
 pub mod image;
 pub mod layers;
 pub mod plan;

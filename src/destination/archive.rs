@@ -1,0 +1,437 @@
+//! One tar that is an OCI image layout and what `docker load` reads at once.
+//!
+//! ```text
+//! blobs/sha256/<hex>    documents and layers, shared by both
+//! index.json            OCI: read by containerd, podman, skopeo oci-archive:, …
+//! manifest.json         Docker: read by dockerd's own image store, skopeo docker-archive:, …
+//! oci-layout
+//! ```
+//!
+//! The tar is canonical: entries sorted, folders before what they hold, owner 0:0, mtime 0, ustar.
+//! It holds one image: `docker load` knows no platforms.
+
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+use tempfile::Builder;
+
+use super::{Blob, Error, OCI_LAYOUT, Written, beside, blobs, descriptors, entries, index_json};
+use super::{layout, parse_index_json, temporary};
+use crate::image::validate::{self, Blobs, Problem, Valid};
+use crate::image::{Artifact, Image, MANIFEST_MAX};
+use crate::oci::json::to_canonical_vec;
+use crate::oci::{Digest, Reference, descriptor_digest};
+use crate::store::Store;
+
+const BLOBS: &str = "blobs/sha256/";
+
+/// An entry of `manifest.json` (Docker Image Specification v1.2, *Combined Image JSON + Filesystem
+/// Changeset Format*).
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerEntry {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// The one image of an artifact that an archive can hold.
+///
+/// # Errors
+/// There are several: `docker load` of the classic image store takes one.
+pub fn only_image(artifact: &Artifact) -> Result<&Image, Error> {
+    match artifact.images.as_slice() {
+        [image] => Ok(image),
+        images => Err(Error::Platforms(images.iter().map(|i| i.platform.to_string()).collect())),
+    }
+}
+
+/// Writes `image` to a tar at `path` under `names`, each of which needs a tag.
+///
+/// # Errors
+/// A blob is missing or damaged in `store`, or the disk said no. What was at `path` stays then.
+pub fn write(
+    image: &Image,
+    names: &[Reference],
+    store: &Store,
+    path: &Path,
+) -> Result<Written, Error> {
+    let failed = |e| Error::write(path, e);
+    let index = index_json(&entries(&image.descriptor, names)?)?;
+    let docker = to_canonical_vec(&[docker_entry(image, names)?])?;
+
+    let parent = beside(path);
+    fs::create_dir_all(parent).map_err(failed)?;
+    let mut file = Builder::new()
+        .prefix(&temporary(path))
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(parent)
+        .map_err(failed)?;
+    let buffered = io::BufWriter::with_capacity(256 * 1024, file.as_file_mut());
+    let mut tar = tar::Builder::new(buffered);
+
+    for folder in ["blobs/", BLOBS] {
+        let header = header(folder, tar::EntryType::Directory, 0).map_err(failed)?;
+        tar.append(&header, io::empty()).map_err(failed)?;
+    }
+    for (digest, blob) in &blobs(std::slice::from_ref(image), None)? {
+        append_blob(&mut tar, digest, blob, store, path)?;
+    }
+    for (name, bytes) in
+        [("index.json", index.as_slice()), ("manifest.json", &docker), ("oci-layout", OCI_LAYOUT)]
+    {
+        let header = header(name, tar::EntryType::Regular, bytes.len() as u64).map_err(failed)?;
+        tar.append(&header, bytes).map_err(failed)?;
+    }
+    // Its `Drop` would swallow what finishing says.
+    let mut buffered = tar.into_inner().map_err(failed)?;
+    buffered.flush().map_err(failed)?;
+    drop(buffered);
+
+    file.as_file().sync_data().map_err(failed)?;
+    let bytes = file.as_file().metadata().map_err(failed)?.len();
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(Written {
+        path: path.to_owned(),
+        digest: descriptor_digest(&image.descriptor).map_err(crate::image::Error::from)?,
+        bytes,
+    })
+}
+
+/// Appends by hand: `tar::Builder::append` could not tell a damaged blob from a full disk.
+fn append_blob<W: Write>(
+    tar: &mut tar::Builder<W>,
+    digest: &Digest,
+    blob: &Blob<'_>,
+    store: &Store,
+    path: &Path,
+) -> Result<(), Error> {
+    let failed = |e| Error::write(path, e);
+    let name = format!("{BLOBS}{}", digest.hex());
+    let header = header(&name, tar::EntryType::Regular, blob.size()).map_err(failed)?;
+    let target = tar.get_mut();
+    target.write_all(header.as_bytes()).map_err(failed)?;
+    blob.copy(digest, store, target, path)?;
+    let padding = [0; 512];
+    let rest = usize::try_from(blob.size() % 512).unwrap_or(0);
+    if rest > 0 {
+        target.write_all(&padding[rest..]).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn header(name: &str, kind: tar::EntryType, size: u64) -> io::Result<tar::Header> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(name)?;
+    header.set_entry_type(kind);
+    header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    header.set_cksum();
+    Ok(header)
+}
+
+/// `RepoTags` are in the form that `docker save` writes: older readers show them as they stand.
+fn docker_entry(image: &Image, names: &[Reference]) -> Result<DockerEntry, Error> {
+    let blob = |digest: &Digest| format!("{BLOBS}{}", digest.hex());
+    let layers: Result<Vec<_>, _> = image
+        .layers
+        .iter()
+        .map(|layer| descriptor_digest(&layer.descriptor).map(|digest| blob(&digest)))
+        .collect();
+    let tags = names.iter().map(|name| name.without_digest().familiar());
+    Ok(DockerEntry {
+        config: blob(&image.config_digest),
+        repo_tags: Some(tags.collect()),
+        layers: layers.map_err(crate::image::Error::from)?,
+    })
+}
+
+/// Reads the archive at `path` and recomputes everything in it; `manifest.json`, if there is one,
+/// must name the same images as `index.json`.
+///
+/// # Errors
+/// It is no archive with a layout, cannot be read, or holds anything that is wrong.
+pub fn validate(path: &Path) -> Result<Valid, Error> {
+    let archive = Archive::open(path)?;
+    layout::check_marker(&archive.document("oci-layout")?, path)?;
+    let entries = parse_index_json(&archive.document("index.json")?, path)?;
+    let (valid, mut problems) = validate::examine(&descriptors(entries, path)?, &archive);
+    if archive.entries.contains_key("manifest.json") {
+        let found: Vec<DockerEntry> =
+            serde_json::from_slice(&archive.document("manifest.json")?)
+                .map_err(|e| Error::malformed(path, format!("manifest.json: {e}")))?;
+        problems.extend(compare(&found, &valid));
+    }
+    let what = path.display().to_string();
+    Ok(validate::conclude(&what, valid, problems)?)
+}
+
+fn compare(docker: &[DockerEntry], valid: &Valid) -> Vec<Problem> {
+    let problem = |reason: String| Problem::Document { what: "manifest.json".into(), reason };
+    let path = |digest: &Digest| format!("{BLOBS}{}", digest.hex());
+    let mut problems = Vec::new();
+    for entry in docker {
+        let same = valid.images.iter().any(|image| {
+            entry.config == path(&image.config_digest)
+                && entry.layers == image.layers.iter().map(path).collect::<Vec<_>>()
+        });
+        if !same {
+            problems.push(problem(format!(
+                "no image of index.json has the config `{}` and these layers",
+                entry.config
+            )));
+        }
+        for tag in entry.repo_tags.iter().flatten() {
+            match tag.parse::<Reference>() {
+                Ok(reference) if reference.tag().is_some() => {}
+                Ok(_) => problems.push(problem(format!("`{tag}` has no tag"))),
+                Err(error) => problems.push(problem(error.to_string())),
+            }
+        }
+    }
+    problems
+}
+
+/// A tar file whose entries can be read in any order.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    path: PathBuf,
+    /// Where the bytes of each regular file begin, and how many they are.
+    entries: BTreeMap<String, (u64, u64)>,
+}
+
+impl Archive {
+    /// Lists the tar at `path`.
+    ///
+    /// # Errors
+    /// It cannot be read, is no tar, or names a file twice: readers would disagree about it.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
+        let length = file.metadata().map_err(|e| Error::read(path, e))?.len();
+        let mut tar = tar::Archive::new(file);
+        let mut entries = BTreeMap::new();
+        let malformed = |e: io::Error| Error::malformed(path, e);
+        for entry in tar.entries_with_seek().map_err(malformed)? {
+            let entry = entry.map_err(malformed)?;
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            let name = entry.path_bytes();
+            let name = String::from_utf8_lossy(name.strip_prefix(b"./").unwrap_or(&name));
+            let (start, size) = (entry.raw_file_position(), entry.size());
+            if start.saturating_add(size) > length {
+                return Err(Error::malformed(path, format!("`{name}` is cut short")));
+            }
+            if entries.insert(name.to_string(), (start, size)).is_some() {
+                return Err(Error::malformed(path, format!("`{name}` is there twice")));
+            }
+        }
+        Ok(Self { path: path.to_owned(), entries })
+    }
+
+    fn read(&self, name: &str) -> io::Result<io::Take<fs::File>> {
+        let (start, size) = self.entries.get(name).ok_or(io::ErrorKind::NotFound)?;
+        let mut file = fs::File::open(&self.path)?;
+        file.seek(SeekFrom::Start(*start))?;
+        Ok(file.take(*size))
+    }
+
+    /// A small file's bytes.
+    fn document(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        match self.entries.get(name) {
+            None => return Err(Error::malformed(&self.path, format!("it has no `{name}`"))),
+            Some((_, size)) if *size > MANIFEST_MAX as u64 => {
+                let reason = format!("`{name}` is larger than {MANIFEST_MAX} bytes");
+                return Err(Error::malformed(&self.path, reason));
+            }
+            Some(_) => {}
+        }
+        self.read(name)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .map_err(|e| Error::read(&self.path, e))?;
+        Ok(bytes)
+    }
+}
+
+impl Blobs for Archive {
+    fn open(&self, digest: &Digest) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(self.read(&format!("{BLOBS}{}", digest.hex()))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::tests::{names, stored};
+    use super::*;
+
+    #[test]
+    fn the_tar_is_canonical_and_both_kinds_of_reader_find_their_documents() {
+        let (folder, store, image) = stored("linux/amd64");
+        let path = folder.path().join("a.tar");
+        let names = names(&["docker.io/grubykarol/app:1.0", "localhost:5000/app:1.0", "app:x"]);
+        write(&image, &names, &store, &path).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len() % 512, 0);
+
+        let mut listed = Vec::new();
+        let mut tar = tar::Archive::new(bytes.as_slice());
+        for entry in tar.entries().unwrap() {
+            let header = entry.unwrap().header().clone();
+            assert_eq!(&header.as_bytes()[257..265], b"ustar\x0000");
+            listed.push(format!(
+                "{:?} {:o} {}:{} {} {}",
+                header.entry_type(),
+                header.mode().unwrap(),
+                header.uid().unwrap(),
+                header.gid().unwrap(),
+                header.mtime().unwrap(),
+                header.path().unwrap().display(),
+            ));
+        }
+        let mut digests: Vec<_> = image
+            .layers
+            .iter()
+            .map(|layer| descriptor_digest(&layer.descriptor).unwrap())
+            .chain([image.config_digest, Digest::of(&image.manifest)])
+            .map(|digest| digest.hex())
+            .collect();
+        digests.sort();
+        let mut expected = vec![
+            "Directory 755 0:0 0 blobs/".to_owned(),
+            "Directory 755 0:0 0 blobs/sha256/".to_owned(),
+        ];
+        expected.extend(digests.iter().map(|hex| format!("Regular 644 0:0 0 blobs/sha256/{hex}")));
+        expected.extend(
+            ["index.json", "manifest.json", "oci-layout"]
+                .map(|name| format!("Regular 644 0:0 0 {name}")),
+        );
+        assert_eq!(listed, expected);
+
+        let archive = Archive::open(&path).unwrap();
+        let document = |name: &str| -> Value {
+            serde_json::from_slice(&archive.document(name).unwrap()).unwrap()
+        };
+        let blob = |digest: &str| format!("blobs/sha256/{}", &digest["sha256:".len()..]);
+        assert_eq!(
+            document("manifest.json"),
+            json!([{
+                "Config": blob(&image.config_digest.to_string()),
+                "RepoTags": ["grubykarol/app:1.0", "localhost:5000/app:1.0", "app:x"],
+                "Layers": image.layers.iter()
+                    .map(|layer| blob(layer.descriptor.digest().as_ref()))
+                    .collect::<Vec<_>>(),
+            }])
+        );
+        let entry = |full: &str, tag: &str| {
+            json!({
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": Digest::of(&image.manifest),
+                "size": image.manifest.len(),
+                "platform": {"os": "linux", "architecture": "amd64"},
+                "annotations": {
+                    "io.containerd.image.name": full,
+                    "org.opencontainers.image.ref.name": tag,
+                },
+            })
+        };
+        assert_eq!(
+            document("index.json")["manifests"],
+            json!([
+                entry("docker.io/grubykarol/app:1.0", "1.0"),
+                entry("localhost:5000/app:1.0", "1.0"),
+                entry("docker.io/library/app:x", "x"),
+            ])
+        );
+    }
+
+    #[test]
+    fn no_byte_of_a_blob_can_change_unseen() {
+        let (folder, store, image) = stored("linux/amd64");
+        let path = folder.path().join("a.tar");
+        write(&image, &names(&["app:1"]), &store, &path).unwrap();
+        let right = fs::read(&path).unwrap();
+        let entries = Archive::open(&path).unwrap().entries;
+        for (name, (start, size)) in &entries {
+            let mut bytes = right.clone();
+            let last = usize::try_from(start + size - 1).unwrap();
+            bytes[last] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+            let error = validate(&path).unwrap_err();
+            assert_eq!(
+                crate::error::Failure::kind(&error),
+                crate::error::Kind::Integrity,
+                "{name}: {error}"
+            );
+            fs::write(&path, &right[..last]).unwrap();
+            assert!(validate(&path).is_err(), "{name}");
+        }
+    }
+
+    type Files = Vec<(String, Vec<u8>)>;
+
+    #[test]
+    fn tars_that_readers_would_take_for_different_images() {
+        let (folder, store, image) = stored("linux/amd64");
+        let path = folder.path().join("a.tar");
+        write(&image, &names(&["app:1"]), &store, &path).unwrap();
+        let right = fs::read(&path).unwrap();
+        let rewrite = |edit: &dyn Fn(&str, Vec<u8>) -> Files| {
+            let mut made = tar::Builder::new(Vec::new());
+            for entry in tar::Archive::new(right.as_slice()).entries().unwrap() {
+                let mut entry = entry.unwrap();
+                let name = entry.path().unwrap().display().to_string();
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).unwrap();
+                if name.ends_with('/') {
+                    continue;
+                }
+                for (name, bytes) in edit(&name, bytes) {
+                    let kind = tar::EntryType::Regular;
+                    let header = header(&name, kind, bytes.len() as u64).unwrap();
+                    made.append(&header, bytes.as_slice()).unwrap();
+                }
+            }
+            fs::write(&path, made.into_inner().unwrap()).unwrap();
+            validate(&path).map_err(|error| error.to_string())
+        };
+        let same = |name: &str, bytes: Vec<u8>| (name.to_owned(), bytes);
+        assert!(rewrite(&|name, bytes| vec![same(name, bytes)]).is_ok());
+        // Other writers' names.
+        assert!(rewrite(&|name, bytes| vec![(format!("./{name}"), bytes)]).is_ok());
+        // Without Docker's document it is an `oci-archive`.
+        let oci = rewrite(&|name, bytes| match name {
+            "manifest.json" => vec![],
+            _ => vec![same(name, bytes)],
+        });
+        assert!(oci.is_ok());
+
+        let twice = |name: &str, bytes: Vec<u8>| vec![same(name, bytes.clone()), same(name, bytes)];
+        assert!(rewrite(&twice).unwrap_err().contains("is there twice"));
+        for (from, to, expected) in [
+            ("\"Layers\":[\"", "\"Layers\":[\"blobs/sha256/x\",\"", "these layers"),
+            ("app:1", "app", "`app` has no tag"),
+            ("app:1", "App:1", "must be lower case"),
+        ] {
+            let found = rewrite(&|name, bytes| match name {
+                "manifest.json" => {
+                    let text = String::from_utf8(bytes).unwrap().replace(from, to);
+                    vec![same(name, text.into_bytes())]
+                }
+                _ => vec![same(name, bytes)],
+            });
+            let found = found.unwrap_err();
+            assert!(found.contains(expected), "{found}");
+        }
+    }
+}
