@@ -1,0 +1,211 @@
+//! The story: base → resolve → plan → layers → image → destination.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use pep440_rs::Version;
+use pep508_rs::PackageName;
+use serde::Serialize;
+
+use crate::base::{self, Base};
+use crate::destination;
+use crate::error::{Doing, Result};
+use crate::image::{self, Artifact};
+use crate::layers::{self, Built};
+use crate::oci::{Digest, Platform};
+use crate::plan::{self, Plan};
+use crate::recipe::Cell;
+use crate::recipe::lock::{BasePin, Inputs, Lock};
+use crate::request::{Destination, Request};
+use crate::resolve::{self, Question};
+use crate::world::World;
+
+/// What became of one cell.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Assembled {
+    /// The cell's path.
+    pub cell: String,
+    /// The image's full name with tag.
+    pub reference: String,
+    /// What the tag names: the manifest's digest, or the index's if there are several platforms.
+    pub digest: Digest,
+    /// One per platform.
+    pub images: Vec<AssembledImage>,
+    /// The places it was written to, as text.
+    pub written: Vec<String>,
+}
+
+/// One platform of an assembled cell. Sizes are bytes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AssembledImage {
+    /// What it runs on.
+    pub platform: Platform,
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Config and all layers, compressed.
+    pub size: u64,
+    /// The layers on top of the base, compressed.
+    pub added_size: u64,
+    /// The tars of the layers on top of the base.
+    pub added_uncompressed_size: u64,
+    /// The sdists among its distributions and how they became wheels.
+    pub built: Vec<Built>,
+}
+
+/// Assembles one cell, from the base image to the places it is written to.
+///
+/// The same request, lock and base digest give the same image digest on any machine.
+///
+/// # Errors
+/// Any room's, with what was being done.
+pub async fn assemble(request: &Request, world: &World) -> Result<Assembled> {
+    let cell = &request.cell;
+    let mut images = Vec::new();
+    let mut reports = Vec::new();
+    for platform in &request.platforms {
+        let base = stand_on(request, platform, world).await?;
+        let plan = plan::plan(request, &base).doing(|| format!("plan {}", cell.path))?;
+        let made = layers::build(&plan, request, &base, world)
+            .await
+            .doing(|| format!("make the layers of {} for {platform}", cell.path))?;
+        let image =
+            image::stack(&base, &made.layers, &plan.config, &plan.annotations, plan.created)
+                .doing(|| format!("stack the image of {} for {platform}", cell.path))?;
+        reports.push(AssembledImage {
+            platform: platform.clone(),
+            digest: image.digest(),
+            size: image.size(),
+            added_size: made.layers.iter().map(|layer| layer.descriptor.size()).sum(),
+            added_uncompressed_size: made.layers.iter().map(|l| l.uncompressed_size).sum(),
+            built: made.built,
+        });
+        images.push(image);
+        if request.destinations.iter().any(Destination::is_on_disk) {
+            base::fetch_layers(&base, world)
+                .await
+                .doing(|| format!("fetch the layers of {}", base.reference))?;
+        }
+    }
+    let artifact = Artifact::new(images).doing(|| format!("make the index of {}", cell.path))?;
+    let written = destination::write(
+        &artifact,
+        std::slice::from_ref(&cell.reference),
+        &request.destinations,
+        world,
+    )
+    .await
+    .doing(|| format!("write {}", cell.reference))?;
+    Ok(Assembled {
+        cell: cell.path.clone(),
+        reference: cell.reference.to_string(),
+        digest: artifact.digest(),
+        images: reports,
+        written,
+    })
+}
+
+/// What [`assemble`] would do, for each platform; nothing is fetched but the base's manifest and
+/// config.
+///
+/// # Errors
+/// The base cannot be read, or the lock does not fit it.
+pub async fn plan(request: &Request, world: &World) -> Result<Vec<Plan>> {
+    let mut plans = Vec::new();
+    for platform in &request.platforms {
+        let base = stand_on(request, platform, world).await?;
+        let planned = plan::plan(request, &base);
+        plans.push(planned.doing(|| format!("plan {}", request.cell.path))?);
+    }
+    Ok(plans)
+}
+
+async fn stand_on(request: &Request, platform: &Platform, world: &World) -> Result<Base> {
+    let cell = &request.cell;
+    let pin = request.lock.base.as_ref().map(|pin| &pin.digest);
+    let base = base::fetch(&cell.base, pin, platform, world)
+        .await
+        .doing(|| format!("read the base {} for {platform}", cell.base))?;
+    if pin.is_none() {
+        world.progress.notice(&format!(
+            "the base is not pinned: {} is {} today (`assemble lock --base {}` pins it)",
+            base.reference, base.digest, cell.path
+        ));
+    }
+    Ok(base)
+}
+
+/// What a lock keeps of an older one, and what it may use.
+#[derive(Clone, Debug, Default)]
+pub struct LockOptions {
+    /// The lock there is.
+    pub older: Option<Lock>,
+    /// Ignore the older lock's versions.
+    pub upgrade: bool,
+    /// Ignore the older lock's versions of these.
+    pub upgrade_packages: Vec<PackageName>,
+    /// Files uploaded later do not exist; else the cell's own limit, else the older lock's.
+    pub exclude_newer: Option<Timestamp>,
+    /// Ask the registry for the base's digest and pin it. Else an older pin stays.
+    pub pin_base: bool,
+}
+
+/// Resolves one cell for its own Python, OS and platforms.
+///
+/// The same inputs, options and package index give the same lock.
+///
+/// # Errors
+/// No resolution, or no server.
+pub async fn lock(
+    cell: &Cell,
+    layers: &[crate::recipe::Layer],
+    options: &LockOptions,
+    world: &World,
+) -> Result<Lock> {
+    let doing = || format!("lock {}", cell.path);
+    let targets = resolve::targets(cell).doing(doing)?;
+    let mut inputs = resolve::inputs(cell, layers, &targets).doing(doing)?;
+    let older = options.older.as_ref();
+    inputs.exclude_newer = options
+        .exclude_newer
+        .or(inputs.exclude_newer)
+        .or(older.and_then(|lock| lock.inputs.exclude_newer).filter(|_| !options.upgrade));
+    let mut question = Question::of(&inputs, targets).doing(doing)?;
+    question.prefer = preferences(options);
+    let distributions = resolve::resolve(&question, world).await.doing(doing)?;
+    let base = if options.pin_base {
+        let digest = base::digest(&cell.base, world)
+            .await
+            .doing(|| format!("pin the base {}", cell.base))?;
+        Some(BasePin { digest })
+    } else {
+        older.and_then(|lock| lock.base.clone())
+    };
+    Ok(Lock { inputs, base, distributions })
+}
+
+fn preferences(options: &LockOptions) -> BTreeMap<PackageName, Version> {
+    let older = options.older.iter().filter(|_| !options.upgrade);
+    older
+        .flat_map(|lock| &lock.distributions)
+        .filter(|distribution| !options.upgrade_packages.contains(&distribution.name))
+        .map(|distribution| (distribution.name.clone(), distribution.version.clone()))
+        .collect()
+}
+
+/// Compares a lock with the recipe: the error names every input that changed.
+///
+/// # Errors
+/// The inputs differ.
+pub fn check_inputs(lock: &Lock, cell: &Cell, layers: &[crate::recipe::Layer]) -> Result<()> {
+    let doing = || format!("use the lock of {}", cell.path);
+    let now = Inputs::of(cell, layers, cell.python().to_owned())
+        .map_err(|problem| resolve::Error::Recipe { cell: cell.path.clone(), problem })
+        .doing(doing)?;
+    let differences = lock.inputs.differences(&now);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(resolve::Error::Drift { cell: cell.path.clone(), differences }).doing(doing)
+}
