@@ -21,5 +21,6 @@ pub mod registry;
 pub mod sandbox;
 pub mod store;
 
+pub mod cli;
 
 pub use error::{Error, Failure, Kind, Result};

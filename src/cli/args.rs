@@ -1,0 +1,170 @@
+//! What can be typed: the flags, their help, and nothing about what they mean.
+#![expect(clippy::doc_markdown, reason = "these comments are the text of --help, not rustdoc")]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Assembles OCI images from a base, a locked Python tree and files: no daemon, no root, no Python.
+#[derive(Debug, Parser)]
+#[command(
+    name = "assemble",
+    version,
+    about,
+    long_about = "Assembles OCI images from a base image, a locked Python tree and files: no daemon, \
+                  no root, no Python on this machine.\n\nWithout a command it assembles the given \
+                  cells of the matrix; without a cell, all of them.",
+    subcommand_precedence_over_arg = true,
+    after_help = EXIT_CODES
+)]
+pub(super) struct Arguments {
+    /// Of every command.
+    #[command(flatten)]
+    pub shared: Shared,
+    /// Of the default command.
+    #[command(flatten)]
+    pub assemble: Assemble,
+    /// Another command than the default one.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Shown below the flags; the README's table says the same and is tested.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 unexpected (disk full, a bug); 2 usage, or a bad file below matrix/ or layers/;
+3 unsatisfiable (no resolution, no wheel, no platform); 4 remote (a registry or package index);
+5 integrity (a digest, size or RECORD mismatch, a hostile archive); 6 drift (the lock does not match);
+130 interrupted";
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
+pub(super) struct Shared {
+    /// The folder that holds matrix/ and layers/
+    #[arg(long, global = true, value_name = "DIR", default_value = ".", help_heading = "Places")]
+    pub root: PathBuf,
+    /// The cache [default: $ASSEMBLE_CACHE_DIR, or assemble below $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Places")]
+    pub cache_dir: Option<PathBuf>,
+    /// Use the cache only; nothing is asked of any server
+    #[arg(long, global = true, help_heading = "Places")]
+    pub offline: bool,
+
+    /// Pull HOST's images from MIRROR first [also: $ASSEMBLE_MIRRORS, comma-separated]
+    #[arg(long = "mirror", global = true, value_name = "HOST=MIRROR", help_heading = "Registries")]
+    pub mirrors: Vec<String>,
+    /// Speak plain HTTP to this registry (loopback needs no flag)
+    #[arg(long = "plain-http", global = true, value_name = "HOST", help_heading = "Registries")]
+    pub plain_http: Vec<String>,
+
+    /// The package index [also: $UV_DEFAULT_INDEX, $PIP_INDEX_URL, pip.conf; default: public PyPI]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Package indexes")]
+    pub index_url: Option<String>,
+    /// A further package index
+    #[arg(long, global = true, value_name = "URL", help_heading = "Package indexes")]
+    pub extra_index_url: Vec<String>,
+    /// A folder of wheels and sdists
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Package indexes")]
+    pub find_links: Vec<PathBuf>,
+    /// Use --find-links folders only
+    #[arg(long, global = true, help_heading = "Package indexes")]
+    pub no_index: bool,
+
+    /// How many files are moved or made at once [default: the number of processors]
+    #[arg(short, long, global = true, value_name = "N", help_heading = "Output")]
+    pub jobs: Option<usize>,
+    /// Results as JSON on standard output
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Flags of the default command.
+#[derive(Debug, Args)]
+pub(super) struct Assemble {
+    /// Which cells: a path below matrix/, a tag, or a prefix of either [default: all]
+    #[arg(value_name = "CELL")]
+    pub cells: Vec<String>,
+    /// Push to the registry under the cell's tag
+    #[arg(long)]
+    pub push: bool,
+    /// Where to write: a file ending in .tar, a layout, or a folder [default: the working directory]
+    #[arg(short, long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// What to write; with --push nothing is written unless this or --output is given
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Only these of the cell's platforms
+    #[arg(long = "platform", value_name = "OS/ARCH")]
+    pub platforms: Vec<String>,
+    /// A further annotation and label
+    #[arg(long = "annotation", value_name = "KEY=VALUE")]
+    pub annotations: Vec<String>,
+    /// Write the digest to this file (one cell only)
+    #[arg(long, value_name = "FILE")]
+    pub digest_file: Option<PathBuf>,
+    /// Go on with the other cells when one fails
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+/// What is written to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// One tar for `docker load`, podman, skopeo and containerd
+    Tar,
+    /// An OCI image layout directory
+    Oci,
+}
+
+/// The other commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Resolve for the image's Python and write the lock
+    Lock(Lock),
+    /// Print what would be done, and do nothing
+    Plan(Plan),
+    /// Make a cell and lock it
+    New(New),
+}
+
+/// Flags of `lock`.
+#[derive(Debug, Args)]
+pub(super) struct Lock {
+    /// Which cells [default: all]
+    #[arg(value_name = "CELL")]
+    pub cells: Vec<String>,
+    /// Take the newest versions, whatever the old lock says
+    #[arg(long)]
+    pub upgrade: bool,
+    /// Take the newest version of this project
+    #[arg(long, value_name = "NAME")]
+    pub upgrade_package: Vec<String>,
+    /// Ignore files uploaded after this moment (RFC 3339, or a date: its end in UTC); recorded
+    #[arg(long, value_name = "DATE")]
+    pub exclude_newer: Option<String>,
+    /// Write nothing; exit with 6 if a lock is missing or would change
+    #[arg(long)]
+    pub check: bool,
+    /// Pin the base image too: its tag's digest now
+    #[arg(long)]
+    pub base: bool,
+}
+
+/// Flags of `plan`.
+#[derive(Debug, Args)]
+pub(super) struct Plan {
+    /// As for assembling.
+    #[command(flatten)]
+    pub assemble: Assemble,
+}
+
+/// Flags of `new`.
+#[derive(Debug, Args)]
+pub(super) struct New {
+    /// The cell's path below matrix/
+    #[arg(value_name = "CELL")]
+    pub cell: String,
+}

@@ -1,0 +1,360 @@
+//! What was typed and what the environment says become what is meant: a [`World`], requests, options.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fs_err as fs;
+use jiff::Timestamp;
+
+use super::args::{Assemble, Format, Shared};
+use super::environment::Environment;
+use super::error::Error;
+use crate::error::{Doing, Result};
+use crate::oci::Platform;
+use crate::recipe::{Cell, Layer, Lock, Recipe};
+use crate::registry::credentials;
+use crate::request::{Destination, Request};
+use crate::store::Store;
+use crate::world::{Progress, World};
+use crate::{http, package_index, registry, sandbox};
+
+/// Opens the world: cache, clients, sandbox.
+///
+/// # Errors
+/// A flag or variable that means nothing; an unusable cache.
+pub(super) fn world(
+    shared: &Shared,
+    environment: &Environment,
+    progress: Arc<dyn Progress>,
+) -> Result<World> {
+    let doing = || "start".to_owned();
+    let store = Store::open(cache_folder(shared, environment).doing(doing)?)
+        .doing(|| "open the cache".into())?;
+    let http = http::Client::new(http::Options::default()).doing(doing)?;
+    let registry = registry::Client::new(
+        http.clone(),
+        registry::Options {
+            keychain: credentials::Keychain::load(credentials::Sources {
+                docker_auth_config: environment.get("DOCKER_AUTH_CONFIG").map(str::to_owned),
+                registry_auth_file: environment.path("REGISTRY_AUTH_FILE"),
+                docker_config_dir: environment.path("DOCKER_CONFIG"),
+                xdg_runtime_dir: environment.path("XDG_RUNTIME_DIR"),
+                xdg_config_home: environment.path("XDG_CONFIG_HOME"),
+                home: environment.path("HOME"),
+                helper_path: environment.get("PATH").map(str::to_owned),
+            })
+            .doing(|| "read the registry credentials".into())?,
+            mirrors: mirrors(shared, environment).doing(doing)?,
+            insecure: shared.plain_http.iter().cloned().collect::<BTreeSet<_>>(),
+            offline: shared.offline,
+            sessions: Some(store.root().join("uploads")),
+            ..registry::Options::default()
+        },
+    );
+    let package_index = package_index::Client::new(
+        http.raw().clone(),
+        package_index_config(shared, environment)?,
+        store.clone(),
+    );
+    Ok(World {
+        store,
+        registry,
+        package_index,
+        sandbox: sandbox::Sandbox {
+            launcher: PathBuf::from("/proc/self/exe"),
+            force_loader: environment.get("ASSEMBLE_SANDBOX") == Some("loader"),
+        },
+        progress,
+        parallel: shared
+            .jobs
+            .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
+            .unwrap_or(1)
+            .max(1),
+        root: shared.root.clone(),
+    })
+}
+
+fn cache_folder(shared: &Shared, environment: &Environment) -> std::result::Result<PathBuf, Error> {
+    shared
+        .cache_dir
+        .clone()
+        .or_else(|| environment.path("ASSEMBLE_CACHE_DIR"))
+        .or_else(|| Some(environment.path("XDG_CACHE_HOME")?.join("assemble")))
+        .or_else(|| Some(environment.path("HOME")?.join(".cache/assemble")))
+        .ok_or(Error::NoCacheFolder)
+}
+
+fn mirrors(
+    shared: &Shared,
+    environment: &Environment,
+) -> std::result::Result<BTreeMap<String, Vec<String>>, Error> {
+    let mut mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let variable = environment.get("ASSEMBLE_MIRRORS").unwrap_or_default();
+    // Flags come first, so that they are tried first.
+    let pairs = shared.mirrors.iter().map(String::as_str).chain(variable.split(','));
+    for pair in pairs.map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (host, mirror) = key_value(pair, "--mirror HOST=MIRROR")?;
+        mirrors.entry(host).or_default().push(mirror);
+    }
+    Ok(mirrors)
+}
+
+fn key_value(text: &str, form: &'static str) -> std::result::Result<(String, String), Error> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err(Error::Form { form, found: text.to_owned() }),
+    }
+}
+
+fn package_index_config(
+    shared: &Shared,
+    environment: &Environment,
+) -> Result<package_index::Config> {
+    let own = |name: &str| environment.get(name).map(str::to_owned);
+    // pip's own order, the strongest last: global, user, and the file that is named.
+    let mut pip_conf = vec![PathBuf::from("/etc/pip.conf")];
+    let config_folder = environment
+        .path("XDG_CONFIG_HOME")
+        .or_else(|| Some(environment.path("HOME")?.join(".config")));
+    pip_conf.extend(environment.path("HOME").map(|home| home.join(".pip/pip.conf")));
+    pip_conf.extend(config_folder.map(|folder| folder.join("pip/pip.conf")));
+    if environment.get("PIP_CONFIG_FILE") == Some("/dev/null") {
+        pip_conf.clear();
+    } else {
+        pip_conf.extend(environment.path("PIP_CONFIG_FILE"));
+    }
+    let netrc =
+        environment.path("NETRC").or_else(|| Some(environment.path("HOME")?.join(".netrc")));
+    let text = |path: PathBuf| fs::read_to_string(path).ok();
+    package_index::Config::from_sources(&package_index::Sources {
+        index_url: shared.index_url.clone(),
+        extra_index_urls: shared.extra_index_url.clone(),
+        find_links: shared.find_links.iter().map(|p| p.display().to_string()).collect(),
+        no_index: shared.no_index,
+        offline: shared.offline,
+        uv_default_index: own("UV_DEFAULT_INDEX"),
+        uv_index_url: own("UV_INDEX_URL"),
+        uv_index: own("UV_INDEX"),
+        uv_extra_index_url: own("UV_EXTRA_INDEX_URL"),
+        uv_find_links: own("UV_FIND_LINKS"),
+        pip_index_url: own("PIP_INDEX_URL"),
+        pip_extra_index_url: own("PIP_EXTRA_INDEX_URL"),
+        pip_find_links: own("PIP_FIND_LINKS"),
+        pip_no_index: own("PIP_NO_INDEX"),
+        pip_conf: pip_conf.into_iter().filter_map(text).collect(),
+        netrc: netrc.and_then(text),
+    })
+    .doing(|| "configure the package index".into())
+}
+
+/// The lock of a cell, found to match its inputs.
+///
+/// # Errors
+/// There is none, it is damaged, or an input changed.
+pub(super) fn lock_of(recipe: &Recipe, cell: &Cell) -> Result<Lock> {
+    let doing = || format!("use the lock of {}", cell.path);
+    let path = recipe.lock_path(cell);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::NoLock { cell: cell.path.clone() }).doing(doing);
+        }
+        Err(error) => return Err(Error::Disk(error)).doing(doing),
+    };
+    let lock = Lock::parse(&text, &path).doing(doing)?;
+    crate::assemble::check_inputs(&lock, cell, &recipe.layers)?;
+    Ok(lock)
+}
+
+/// One request per selected cell.
+///
+/// # Errors
+/// A flag that does not fit, or a cell without a fitting lock.
+pub(super) fn requests(
+    recipe: &Recipe,
+    flags: &Assemble,
+    environment: &Environment,
+) -> Result<Vec<Request>> {
+    let doing = || "understand the command line".to_owned();
+    let cells = recipe.matrix.select(&flags.cells).doing(|| "select cells".into())?;
+    if flags.digest_file.is_some() && cells.len() > 1 {
+        return Err(Error::OneCellOnly { flag: "--digest-file", cells: cells.len() }).doing(doing);
+    }
+    let created = created(environment).doing(doing)?;
+    let annotations = flags
+        .annotations
+        .iter()
+        .map(|text| key_value(text, "--annotation KEY=VALUE"))
+        .collect::<std::result::Result<_, _>>()
+        .doing(doing)?;
+    let several = cells.len() > 1;
+    cells
+        .into_iter()
+        .map(|cell| {
+            Ok(Request {
+                lock: lock_of(recipe, cell)?,
+                platforms: platforms(cell, flags).doing(doing)?,
+                created,
+                annotations: BTreeMap::clone(&annotations),
+                destinations: destinations(cell, flags, several),
+                layers: Vec::<Layer>::clone(&recipe.layers),
+                cell: cell.clone(),
+            })
+        })
+        .collect()
+}
+
+/// `SOURCE_DATE_EPOCH`, whole seconds (the reproducible-builds specification); anything else is an
+/// error, since ignoring it would give an image that is not what was asked for.
+fn created(environment: &Environment) -> std::result::Result<Option<Timestamp>, Error> {
+    environment
+        .get("SOURCE_DATE_EPOCH")
+        .map(|text| {
+            let second = text.parse().ok();
+            second
+                .and_then(|second| Timestamp::from_second(second).ok())
+                .ok_or_else(|| Error::SourceDateEpoch(text.to_owned()))
+        })
+        .transpose()
+}
+
+fn platforms(cell: &Cell, flags: &Assemble) -> std::result::Result<Vec<Platform>, Error> {
+    if flags.platforms.is_empty() {
+        return Ok(cell.platforms.clone());
+    }
+    let mut platforms = Vec::new();
+    for text in flags.platforms.iter().flat_map(|text| text.split(',')) {
+        let wanted: Platform = text.parse().map_err(Error::Platform)?;
+        let platform = cell.platforms.iter().find(|has| has.matches(&wanted));
+        platforms.push(platform.cloned().ok_or_else(|| Error::NoSuchPlatform {
+            cell: cell.path.clone(),
+            wanted,
+            have: cell.platforms.clone(),
+        })?);
+    }
+    platforms.sort();
+    platforms.dedup();
+    Ok(platforms)
+}
+
+fn destinations(cell: &Cell, flags: &Assemble, several: bool) -> Vec<Destination> {
+    let mut destinations = Vec::new();
+    if !flags.push || flags.output.is_some() || flags.format.is_some() {
+        let format = flags.format.unwrap_or(Format::Tar);
+        let name = file_name(cell, format);
+        let path = match &flags.output {
+            None => PathBuf::from(name),
+            // `-o folder/`, or a folder that is there, or several cells: a file in it for each cell.
+            Some(path) if several || is_folder(path, format) => path.join(name),
+            Some(path) => path.clone(),
+        };
+        destinations.push(match format {
+            Format::Tar => Destination::Archive(path),
+            Format::Oci => Destination::Layout(path),
+        });
+    }
+    if flags.push {
+        destinations.push(Destination::Registry(vec![cell.reference.clone()]));
+    }
+    destinations
+}
+
+/// Whether `--output` means a folder to put things into: an archive's own name ends in `.tar`, a
+/// layout's is any that is not an existing folder of something else.
+fn is_folder(path: &Path, format: Format) -> bool {
+    match format {
+        Format::Tar => path.extension().is_none_or(|ending| ending != "tar") || path.is_dir(),
+        Format::Oci => {
+            path.as_os_str().to_string_lossy().ends_with('/')
+                || (path.is_dir() && !path.join("oci-layout").exists())
+        }
+    }
+}
+
+/// `locust-2.47.0-python3.13-alpine3.24.tar`: the repository's last part and the tag.
+fn file_name(cell: &Cell, format: Format) -> String {
+    let repository = cell.reference.repository();
+    let last = repository.rsplit('/').next().unwrap_or(repository);
+    let ending = match format {
+        Format::Tar => ".tar",
+        Format::Oci => "",
+    };
+    format!("{last}-{}{ending}", cell.tag())
+}
+
+/// The lock there is, whether its inputs still hold or not; `None` if there is none.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn older_lock(recipe: &Recipe, cell: &Cell) -> Result<Option<Lock>> {
+    let doing = || format!("read the lock of {}", cell.path);
+    let path = recipe.lock_path(cell);
+    match fs::read_to_string(&path) {
+        Ok(text) => Lock::parse(&text, &path).doing(doing).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::Disk(error)).doing(doing),
+    }
+}
+
+/// The text of a lock.
+pub(super) fn lock_text(lock: &Lock) -> std::result::Result<String, Error> {
+    lock.to_toml().map_err(|error| Error::Disk(std::io::Error::other(error)))
+}
+
+/// Writes a file beside its place and renames it: it is complete, or as it was.
+pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    super::make_parent(path)?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_data()?;
+    make_readable(file.as_file())?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Temporary files are private; what is left for others has the mode of an ordinary file.
+fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+/// The moment a limit means: RFC 3339, or the end of a day in UTC.
+pub(super) fn end_of(text: &str) -> std::result::Result<Timestamp, Error> {
+    let error = || Error::Date(text.to_owned());
+    if let Ok(moment) = text.parse::<Timestamp>() {
+        return Ok(moment);
+    }
+    let _day: jiff::civil::Date = text.parse().map_err(|_ignored| error())?;
+    format!("{text}T23:59:59Z").parse().map_err(|_ignored| error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_moments_in_utc() {
+        assert_eq!(end_of("2026-10-29").unwrap().to_string(), "2026-10-29T23:59:59Z");
+        assert_eq!(
+            end_of("2026-10-29T00:00:00+01:00").unwrap().to_string(),
+            "2026-10-28T23:00:00Z"
+        );
+        assert!(end_of("yesterday").is_err());
+    }
+
+    #[test]
+    fn pairs_have_both_sides() {
+        assert_eq!(key_value("a=b=c", "K=V").unwrap(), ("a".to_owned(), "b=c".to_owned()));
+        assert!(key_value("a=", "K=V").is_err());
+        assert!(key_value("=b", "K=V").is_err());
+        assert!(key_value("ab", "K=V").is_err());
+    }
+}

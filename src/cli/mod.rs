@@ -1,0 +1,262 @@
+//! Chapter 0: what the user typed, what the user sees. Only this room prints or reads the
+//! environment.
+
+mod args;
+mod convert;
+mod environment;
+mod error;
+mod progress;
+mod report;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser as _;
+use fs_err as fs;
+use pep508_rs::PackageName;
+use serde::Serialize;
+
+use self::args::{Arguments, Assemble, Command, Shared};
+use self::environment::Environment;
+use self::error::Error;
+use self::progress::Terminal;
+use crate::assemble::{self, Assembled, LockOptions};
+use crate::error::{Doing, Result};
+use crate::recipe::{Cell, Exceptions, Lock, Recipe};
+use crate::world::World;
+
+/// How long files that are being written get to be finished after Ctrl-C.
+const LAST_WRITES: Duration = Duration::from_secs(20);
+
+/// Runs the command line and returns its exit code.
+///
+/// Results go to standard output; progress, notices and errors go to standard error.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no failures; clap knows which stream and code each has.
+            let _closed = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let terminal = Arc::new(Terminal::new(arguments.shared.quiet));
+    let outcome = run(&arguments, &terminal);
+    terminal.clear();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _closed = writeln!(std::io::stderr(), "{}", report::error(&error));
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn run(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Disk)
+        .doing(|| "start".into())?;
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = command(arguments, terminal) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(Error::Interrupted).doing(|| "finish".into()),
+        }
+    });
+    // Files are written on blocking threads: each is finished and renamed, or removed.
+    runtime.shutdown_timeout(LAST_WRITES);
+    outcome
+}
+
+async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> {
+    let Arguments { shared, assemble, command } = arguments;
+    let environment = Environment::of_process();
+    if let Some(command) = command {
+        let name = match command {
+            Command::Lock(_) => "lock",
+            Command::Plan(_) => "plan",
+            Command::New(_) => "new",
+        };
+        if !assemble.cells.is_empty() {
+            return Err(Error::CellsBeforeCommand(name))
+                .doing(|| "understand the command line".into());
+        }
+    }
+    let world = convert::world(shared, &environment, terminal.clone())?;
+    let recipe = Recipe::open(&shared.root).doing(|| "read the recipe".into())?;
+    match command {
+        None => assemble_cells(&recipe, assemble, shared, &environment, &world).await,
+        Some(Command::Plan(flags)) => {
+            let requests = convert::requests(&recipe, &flags.assemble, &environment)?;
+            let mut plans = Vec::new();
+            for request in &requests {
+                plans.extend(assemble::plan(request, &world).await?);
+            }
+            print(shared, &plans, |plans| plans.iter().map(report::plan).collect())
+        }
+        Some(Command::Lock(flags)) => {
+            let cells = recipe.matrix.select(&flags.cells).doing(|| "select cells".into())?;
+            let upgrade_packages = flags
+                .upgrade_package
+                .iter()
+                .map(|name| name.parse().map_err(|_ignored| Error::ProjectName(name.clone())))
+                .collect::<std::result::Result<Vec<PackageName>, _>>()
+                .doing(|| "understand the command line".into())?;
+            let exclude_newer = flags
+                .exclude_newer
+                .as_deref()
+                .map(convert::end_of)
+                .transpose()
+                .doing(|| "understand the command line".into())?;
+            for cell in cells {
+                let options = LockOptions {
+                    older: convert::older_lock(&recipe, cell)?,
+                    upgrade: flags.upgrade,
+                    upgrade_packages: upgrade_packages.clone(),
+                    exclude_newer,
+                    pin_base: flags.base,
+                };
+                lock_cell(&recipe, cell, &options, flags.check, &world).await?;
+            }
+            Ok(())
+        }
+        Some(Command::New(flags)) => {
+            let doing = || format!("make {}", flags.cell);
+            let path = flags.cell.trim_end_matches('/');
+            let path = path.strip_prefix("matrix/").unwrap_or(path);
+            let cell = recipe.matrix.cell(path, Exceptions::default()).doing(doing)?;
+            if recipe.matrix.cells.iter().any(|there| there.path == cell.path) {
+                return Err(Error::CellExists { path: cell.path }).doing(doing);
+            }
+            lock_cell(&recipe, &cell, &LockOptions::default(), false, &world).await
+        }
+    }
+}
+
+/// Locks one cell and writes the lock beside the old one, then renames it; or checks it.
+async fn lock_cell(
+    recipe: &Recipe,
+    cell: &Cell,
+    options: &LockOptions,
+    check: bool,
+    world: &World,
+) -> Result<()> {
+    let doing = || format!("lock {}", cell.path);
+    world.progress.step(&format!("locking {}", cell.path));
+    let lock = assemble::lock(cell, &recipe.layers, options, world).await?;
+    let text = convert::lock_text(&lock).doing(doing)?;
+    let path = recipe.lock_path(cell);
+    let changes = lock_changes(options.older.as_ref(), &lock);
+    if check {
+        return match changes.first() {
+            None => Ok(()),
+            Some(change) => {
+                let change = change.clone();
+                Err(Error::LockWouldChange { cell: cell.path.clone(), change }).doing(doing)
+            }
+        };
+    }
+    convert::write_beside(&path, text.as_bytes()).map_err(Error::Disk).doing(doing)?;
+    for change in &changes {
+        world.progress.notice(&format!("{}: {change}", cell.path));
+    }
+    let sdists = lock.distributions.iter().flat_map(|d| &d.files).filter(|f| !f.is_wheel()).count();
+    world.progress.step(&format!(
+        "locked {}: {} distributions, {sdists} of them from source",
+        cell.path,
+        lock.distributions.len(),
+    ));
+    Ok(())
+}
+
+/// What a new lock changes, one line each.
+fn lock_changes(older: Option<&Lock>, lock: &Lock) -> Vec<String> {
+    let Some(older) = older else { return vec!["there was no lock".to_owned()] };
+    let mut changes = older.inputs.differences(&lock.inputs);
+    let version = |lock: &Lock, name: &PackageName| {
+        lock.distributions.iter().find(|d| d.name == *name).map(|d| d.version.to_string())
+    };
+    let mut names: Vec<_> =
+        older.distributions.iter().chain(&lock.distributions).map(|d| &d.name).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        match (version(older, name), version(lock, name)) {
+            (Some(old), Some(new)) if old == new => {}
+            (Some(old), Some(new)) => changes.push(format!("{name} {old} → {new}")),
+            (Some(old), None) => changes.push(format!("{name} {old} is gone")),
+            (None, new) => changes.push(format!("{name} {} is new", new.unwrap_or_default())),
+        }
+    }
+    if changes.is_empty() && older != lock {
+        changes.push("files of the same versions".to_owned());
+    }
+    changes
+}
+
+/// The default command.
+async fn assemble_cells(
+    recipe: &Recipe,
+    flags: &Assemble,
+    shared: &Shared,
+    environment: &Environment,
+    world: &World,
+) -> Result<()> {
+    let mut done: Vec<Assembled> = Vec::new();
+    let mut worst: Option<crate::Error> = None;
+    for request in convert::requests(recipe, flags, environment)? {
+        match assemble::assemble(&request, world).await {
+            Ok(result) => done.push(result),
+            Err(error) if flags.keep_going => {
+                world.progress.notice(&report::error(&error));
+                // The worst is the one with the highest exit code: integrity beats a bad network.
+                if worst.as_ref().is_none_or(|worst| worst.kind() < error.kind()) {
+                    worst = Some(error);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let (Some(path), [only]) = (&flags.digest_file, done.as_slice()) {
+        convert::write_beside(path, only.digest.to_string().as_bytes())
+            .map_err(Error::Disk)
+            .doing(|| "write the digest".into())?;
+    }
+    let result = Results { images: &done, cost: world.registry.cost() };
+    print(shared, &result, |result| {
+        result.images.iter().map(report::assembled).collect::<String>()
+            + &report::cost(&result.cost)
+    })?;
+    worst.map_or(Ok(()), Err)
+}
+
+/// What `--json` prints for the default command.
+#[derive(Serialize)]
+struct Results<'a> {
+    images: &'a [Assembled],
+    cost: crate::registry::Cost,
+}
+
+/// Prints a result to standard output, as JSON or as text.
+fn print<T: Serialize>(shared: &Shared, value: &T, text: impl Fn(&T) -> String) -> Result<()> {
+    let doing = || "print the result".to_owned();
+    let text = if shared.json {
+        let json = serde_json::to_string_pretty(value).map_err(std::io::Error::other);
+        json.map_err(Error::Disk).doing(doing)? + "\n"
+    } else {
+        text(value)
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(Error::Disk).doing(doing)
+}
+
+/// Makes the folder a file goes into, if it is missing.
+fn make_parent(path: &std::path::Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => fs::create_dir_all(parent),
+        _ => Ok(()),
+    }
+}

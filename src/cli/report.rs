@@ -1,0 +1,201 @@
+//! Plans, results and errors as text.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use crate::assemble::Assembled;
+use crate::error::Error;
+use crate::plan::{Content, Plan};
+use crate::registry::Cost;
+
+/// An error as a person reads it: what could not be done, why, and what to do next.
+pub(super) fn error(error: &Error) -> String {
+    let mut text = format!("error: {error}");
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        // `write!` to a String cannot fail.
+        let _never = write!(text, "\n  {}", source.to_string().trim_end().replace('\n', "\n  "));
+        cause = source.source();
+    }
+    for line in error.hint().iter().flat_map(|hint| hint.lines()) {
+        let _never = write!(text, "\nhint: {line}");
+    }
+    text
+}
+
+/// Bytes with three significant digits: `9.87 MB` (decimal, as registries count).
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut unit = 0;
+    let mut divisor: u64 = 1000;
+    while bytes / divisor >= 1000 && unit + 1 < UNITS.len() {
+        divisor *= 1000;
+        unit += 1;
+    }
+    let hundredths = u128::from(bytes) * 100 / u128::from(divisor);
+    let (whole, rest) = (hundredths / 100, hundredths % 100);
+    match whole {
+        0..=9 => format!("{whole}.{rest:02} {}", UNITS[unit]),
+        10..=99 => format!("{whole}.{} {}", rest / 10, UNITS[unit]),
+        _ => format!("{whole} {}", UNITS[unit]),
+    }
+}
+
+/// A plan as a person reads it.
+pub(super) fn plan(plan: &Plan) -> String {
+    let mut text = String::new();
+    let mut line = |indent: usize, words: String| {
+        let _never = writeln!(text, "{:indent$}{words}", "");
+    };
+    line(0, format!("{} for {}", plan.reference, plan.platform));
+    let pinned = if plan.base.pinned { "pinned" } else { "not pinned" };
+    line(2, format!("base {}", plan.base.reference));
+    line(4, format!("{} ({pinned})", plan.base.digest));
+    line(
+        4,
+        format!(
+            "python {}, {} layers, {}",
+            plan.base.python,
+            plan.base.layers,
+            size(plan.base.size)
+        ),
+    );
+    for layer in &plan.layers {
+        line(2, format!("layer {} ({})", layer.name, layer.created_by));
+        match &layer.content {
+            Content::Python { prune } => {
+                for item in &plan.distributions {
+                    let how = if item.is_wheel() {
+                        String::new()
+                    } else {
+                        let needs: Vec<_> = item
+                            .build
+                            .iter()
+                            .map(|need| format!("{} {}", need.name, need.version))
+                            .collect();
+                        format!(", built from source with {}", needs.join(", "))
+                    };
+                    line(
+                        4,
+                        format!(
+                            "{} {}  {} ({}{how})",
+                            item.name,
+                            item.version,
+                            item.file_name,
+                            size(item.size)
+                        ),
+                    );
+                }
+                for rule in prune {
+                    line(4, format!("without {}: {}", rule.paths.join(" "), rule.reason));
+                }
+            }
+            Content::Files(files) => {
+                for file in &files.files {
+                    line(4, format!("{} (from {})", file.to, file.from));
+                }
+                for directory in &files.directories {
+                    line(4, format!("{}/", directory.path));
+                }
+                for link in &files.links {
+                    line(4, format!("{} -> {}", link.path, link.target));
+                }
+            }
+        }
+    }
+    let exceptions = &plan.exceptions;
+    for item in exceptions.requirements.iter().chain(&exceptions.constraints) {
+        line(2, format!("exception {}: {}", item.requirement, item.reason));
+    }
+    for item in &exceptions.overrides {
+        let what = item.requirement.clone().or(item.drop.as_ref().map(|name| format!("no {name}")));
+        line(2, format!("exception {}: {}", what.unwrap_or_default(), item.reason));
+    }
+    let config = &plan.config;
+    line(2, "config".to_owned());
+    let words = |list: &Vec<String>| serde_json::json!(list).to_string();
+    for (key, value) in [
+        ("Entrypoint", config.entrypoint.as_ref().map(words)),
+        ("Cmd", config.cmd.as_ref().map(words)),
+        ("User", config.user.clone()),
+        ("WorkingDir", config.working_dir.clone()),
+        ("StopSignal", config.stop_signal.clone()),
+        (
+            "ExposedPorts",
+            (!config.exposed_ports.is_empty()).then(|| config.exposed_ports.join(" ")),
+        ),
+        ("Volumes", (!config.volumes.is_empty()).then(|| config.volumes.join(" "))),
+    ] {
+        if let Some(value) = value {
+            line(4, format!("{key} {value}"));
+        }
+    }
+    for (name, value) in &config.env {
+        line(4, format!("Env {name}={value}"));
+    }
+    for (key, value) in &config.labels {
+        line(4, format!("Label {key}={value}"));
+    }
+    line(2, format!("created {}", plan.created));
+    for destination in &plan.destinations {
+        line(2, format!("to {destination}"));
+    }
+    text
+}
+
+/// A result as a person reads it.
+pub(super) fn assembled(result: &Assembled) -> String {
+    let mut text = format!("{}@{}\n", result.reference, result.digest);
+    for image in &result.images {
+        let _never = writeln!(
+            text,
+            "  {}: {} compressed, {} of it added ({} unpacked)",
+            image.platform,
+            size(image.size),
+            size(image.added_size),
+            size(image.added_uncompressed_size)
+        );
+    }
+    for place in &result.written {
+        let _never = writeln!(text, "  {place}");
+    }
+    text
+}
+
+/// What a run moved over the network.
+pub(super) fn cost(cost: &Cost) -> String {
+    if cost.requests == 0 {
+        return String::new();
+    }
+    format!(
+        "registry: {} requests, {} down, {} up ({} blobs), {} mounted ({} blobs), {} blobs were there\n",
+        cost.requests,
+        size(cost.bytes_down),
+        size(cost.bytes_up),
+        cost.blobs_uploaded,
+        size(cost.bytes_mounted),
+        cost.blobs_mounted,
+        cost.blobs_existing
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (12_345, "12.3 kB"),
+            (999_999, "999 kB"),
+            (9_876_543, "9.87 MB"),
+            (123_456_789_012, "123 GB"),
+        ] {
+            assert_eq!(super::size(bytes), text);
+        }
+    }
+}
