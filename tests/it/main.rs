@@ -6,15 +6,30 @@ mod bases;
 #[expect(dead_code, reason = "each target uses its part")]
 mod support;
 
+/// The entrypoint script, under every shell it has to run in.
+#[cfg(test)]
+mod entrypoint;
 /// The fixtures' own test.
 #[cfg(test)]
 mod made_bases;
+/// The resolver against uv, on the real index.
+#[cfg(test)]
+mod oracle;
 /// Package indexes: a fake one with every dialect.
 #[cfg(test)]
 mod package_index;
 /// Registries: a fake one with every fault, and a real one.
 #[cfg(test)]
 mod registry;
+/// What foreign code can and cannot do.
+#[cfg(test)]
+mod sandbox;
+/// Builds of sdists by a base's own Python.
+#[cfg(test)]
+mod sdist;
+/// The installer against pip, on real wheels.
+#[cfg(test)]
+mod wheels;
 
 /// Where bases are kept that were made once.
 fn base_cache() -> std::path::PathBuf {

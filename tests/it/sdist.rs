@@ -1,0 +1,285 @@
+//! Building sdists with a real base's Python, in both tiers.
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+
+use assemble::error::{Failure, Kind};
+use assemble::layers::sdist::{BuildRequest, BuiltWheel, Error, StoredFile, build, cached};
+use assemble::oci::Digest;
+use assemble::sandbox::{Sandbox, Tier};
+use assemble::store::Store;
+use fs_err as fs;
+use tempfile::TempDir;
+use zip::write::SimpleFileOptions;
+
+const TIERS: [Tier; 2] = [Tier::Namespaces, Tier::Loader];
+
+/// An unpacked base with CPython 3.13, and a folder with the real files that are built.
+struct Base {
+    rootfs: PathBuf,
+    files: PathBuf,
+}
+
+/// `None`, said loudly, if there is no such base on this machine.
+fn base(test: &str) -> Option<Base> {
+    #[expect(clippy::disallowed_methods, reason = "a fixture is given to tests this way")]
+    let folder = std::env::var_os("ASSEMBLE_TEST_BASE").map(PathBuf::from);
+    let Some(folder) = folder else {
+        eprintln!("skipped: {test}: needs the base fixture");
+        return None;
+    };
+    Some(Base { rootfs: folder.join("rootfs"), files: folder.join("files") })
+}
+
+struct Scene {
+    // Kept for its end.
+    _folder: TempDir,
+    store: Store,
+    base: Base,
+}
+
+impl Scene {
+    fn new(test: &str) -> Option<Self> {
+        let base = base(test)?;
+        let folder = TempDir::new().unwrap();
+        let store = Store::open(folder.path().join("cache")).unwrap();
+        Some(Self { _folder: folder, store, base })
+    }
+
+    fn stored(&self, file_name: &str, bytes: &[u8]) -> StoredFile {
+        StoredFile { file_name: file_name.to_owned(), digest: self.store.put(bytes).unwrap() }
+    }
+
+    /// The fixture's file whose name begins so.
+    fn real(&self, prefix: &str) -> StoredFile {
+        let path = fs::read_dir(&self.base.files)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix))
+            .unwrap_or_else(|| panic!("the fixture has no file {prefix}"));
+        let name = path.file_name().unwrap().to_str().unwrap();
+        self.stored(name, &fs::read(&path).unwrap())
+    }
+
+    fn request(name: &str, version: &str, sdist: StoredFile) -> BuildRequest {
+        BuildRequest {
+            name: name.parse().unwrap(),
+            version: version.parse().unwrap(),
+            sdist,
+            build_requirements: Vec::new(),
+            python: (3, 13),
+            rootfs_key: Digest::of(b"the fixture"),
+            env: BTreeMap::new(),
+        }
+    }
+
+    /// An sdist with its own backend, whose `build_wheel` is `body`; it may call `wheel(out)`.
+    fn in_tree(&self, body: &str) -> BuildRequest {
+        let backend = format!(
+            r#"
+import os, sys, zipfile
+def wheel(out, content=""):
+    name = "p-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(out, name), "w") as file:
+        for path, text in [("p.py", content), ("p-1.dist-info/METADATA", "Name: p\nVersion: 1\n"),
+                           ("p-1.dist-info/WHEEL", ""), ("p-1.dist-info/RECORD", "")]:
+            file.writestr(zipfile.ZipInfo(path), text)
+    return name
+def get_requires_for_build_wheel(config):
+    return os.environ.get("WANTED", "").split()
+def build_wheel(out, config, metadata):
+{body}
+"#
+        );
+        let pyproject = "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\"build\"]\n";
+        let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, text) in [("p-1/pyproject.toml", pyproject), ("p-1/build/backend.py", &backend)]
+        {
+            writer.start_file(name, SimpleFileOptions::default()).unwrap();
+            writer.write_all(text.as_bytes()).unwrap();
+        }
+        let bytes = writer.finish().unwrap().into_inner();
+        let sdist = self.stored("p-1.zip", &bytes);
+        Self::request("p", "1", sdist)
+    }
+
+    fn build(&self, request: &BuildRequest, tier: Tier) -> Result<BuiltWheel, Error> {
+        let sandbox = Sandbox {
+            launcher: env!("CARGO_BIN_EXE_assemble").into(),
+            force_loader: tier == Tier::Loader,
+        };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(build(
+            request,
+            &self.base.rootfs,
+            &self.store,
+            &sandbox,
+        ))
+    }
+
+    fn entry(&self, wheel: &BuiltWheel, name: &str) -> String {
+        let bytes = self.store.read(&wheel.digest).unwrap().unwrap();
+        let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).unwrap();
+        std::io::read_to_string(archive.by_name(name).unwrap()).unwrap()
+    }
+}
+
+#[test]
+fn zope_interface_is_built_pure_and_found_again() {
+    let mut digests = Vec::new();
+    for tier in TIERS {
+        let Some(scene) = Scene::new("zope_interface_is_built_pure_and_found_again") else {
+            return;
+        };
+        let sdist = scene.real("zope_interface-");
+        let mut request = Scene::request("zope-interface", "8.7", sdist);
+        request.build_requirements = vec![scene.real("setuptools-"), scene.real("wheel-")];
+        assert_eq!(cached(&request, &scene.store).unwrap(), None);
+        let begin = std::time::Instant::now();
+        let built = scene.build(&request, tier).unwrap();
+        eprintln!("built in {:?}: {built:?}", begin.elapsed());
+        assert!(built.pure_fallback && !built.from_cache);
+        assert!(built.file_name.starts_with("zope_interface-8.7-"));
+        assert!(scene.entry(&built, "zope/interface/__init__.py").contains("Interface"));
+        digests.push((built.digest, built.file_name.clone()));
+        let again = cached(&request, &scene.store).unwrap().unwrap();
+        assert_eq!(again, BuiltWheel { from_cache: true, ..built.clone() });
+        // A damaged wheel is built again.
+        fs::write(scene.store.blob_path(&built.digest), "damaged").unwrap();
+        assert_eq!(cached(&request, &scene.store).unwrap(), None);
+        assert_eq!(scene.build(&request, tier).unwrap().digest, built.digest);
+    }
+    // The same bytes in every tier.
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[test]
+fn a_backend_sees_the_locked_world_only() {
+    for tier in TIERS {
+        let Some(scene) = Scene::new("a_backend_sees_the_locked_world_only") else {
+            return;
+        };
+        let request = scene.in_tree(
+            r#"
+    import importlib.util
+    seen = [name for name in ("pip", "setuptools") if importlib.util.find_spec(name)]
+    seen += [path for path in sys.path if "site-packages" in path]
+    seen += [name for name in os.environ if name.startswith(("CARGO", "ASSEMBLE", "SSH"))]
+    seen.append("randomised" if sys.flags.hash_randomization else "same hashes")
+    seen.append(os.path.basename(os.getcwd()))
+    return wheel(out, " ".join(seen))
+"#,
+        );
+        let built = scene.build(&request, tier).unwrap();
+        assert_eq!(scene.entry(&built, "p.py"), "same hashes src", "{tier}");
+        assert!(!built.pure_fallback);
+    }
+}
+
+#[test]
+fn a_backend_reaches_nothing_outside() {
+    let Some(scene) = Scene::new("a_backend_reaches_nothing_outside") else {
+        return;
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let secret = scene.base.files.display();
+    let request = scene.in_tree(&format!(
+        r#"
+    import socket
+    try:
+        socket.create_connection(("127.0.0.1", {port}), 2)
+        reached = "network"
+    except OSError:
+        reached = "nothing"
+    if os.path.exists("{secret}"):
+        reached += " and files"
+    others = [p for p in os.listdir("/proc") if p.isdigit() and int(p) != os.getpid()]
+    for path in ("/usr/local/lib/x", "/etc/x", "/x"):
+        try:
+            open(path, "w")
+            reached += " and wrote " + path
+        except OSError:
+            pass
+    return wheel(out, reached + " " + str(len(others)) + " " + str(os.getpid()))
+"#
+    ));
+    let built = scene.build(&request, Tier::Namespaces).unwrap();
+    if built.tier == Tier::Loader {
+        eprintln!("skipped: needs user namespaces: {:?}", built.refusal);
+        return;
+    }
+    assert_eq!(scene.entry(&built, "p.py"), "nothing 0 1");
+}
+
+#[test]
+fn failures_are_told_with_the_end_of_the_log() {
+    let Some(scene) = Scene::new("failures_are_told_with_the_end_of_the_log") else {
+        return;
+    };
+    for tier in TIERS {
+        let request = scene
+            .in_tree("    print('\\n'.join(map(str, range(99)))); raise SystemError('no way')");
+        let error = scene.build(&request, tier).unwrap_err();
+        let Error::Failed { tail, log, .. } = &error else {
+            panic!("{error:?}");
+        };
+        assert!(tail.ends_with("SystemError: no way"), "{tail}");
+        assert_eq!(tail.lines().count(), 30);
+        assert!(fs::read_to_string(log).unwrap().starts_with("0\n1\n"));
+        assert!(error.hint().unwrap().contains(log.to_str().unwrap()));
+        assert_eq!(error.kind(), Kind::Unsatisfiable);
+        // A failure is not remembered.
+        assert_eq!(cached(&request, &scene.store).unwrap(), None);
+    }
+    let mut request = scene.in_tree("    return wheel(out)");
+    request.env.insert("WANTED".into(), "cython>=3 setuptools".into());
+    let error = scene.build(&request, Tier::Namespaces).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "p 1 needs `cython>=3`, `setuptools` to be built, which is not among its locked build requirements"
+    );
+    request.build_requirements = vec![scene.real("setuptools-")];
+    request.env.insert("WANTED".into(), "setuptools>40 zz;python_version<'3'".into());
+    scene.build(&request, Tier::Namespaces).unwrap();
+    request.env.insert("WANTED".into(), "setuptools<40".into());
+    let error = scene.build(&request, Tier::Namespaces).unwrap_err();
+    assert!(matches!(error, Error::Missing { .. }), "{error}");
+}
+
+#[test]
+fn what_a_backend_returns_is_not_trusted() {
+    let Some(scene) = Scene::new("what_a_backend_returns_is_not_trusted") else {
+        return;
+    };
+    for (lie, found) in [
+        ("    return '../../../etc/passwd'", "but `../../../etc/passwd`"),
+        ("    return 'q-1-py3-none-any.whl'", "but `q-1-py3-none-any.whl`"),
+        ("    return 'p-1-py3-none-any.whl'", "but nothing"),
+        (
+            "    os.symlink('/etc/passwd', os.path.join(out, 'p-1-py3-none-any.whl')); return 'p-1-py3-none-any.whl'",
+            "but nothing",
+        ),
+        (
+            "    os.mkfifo(os.path.join(out, 'p-1-py3-none-any.whl')); return 'p-1-py3-none-any.whl'",
+            "but nothing",
+        ),
+        ("    os._exit(0)", "but nothing"),
+    ] {
+        let error = scene.build(&scene.in_tree(lie), Tier::Namespaces).unwrap_err();
+        assert!(matches!(error, Error::WrongWheel { .. }), "{lie}: {error}");
+        assert!(error.to_string().ends_with(found), "{lie}: {error}");
+    }
+}
+
+#[test]
+fn an_absent_base_is_an_error() {
+    let Some(mut scene) = Scene::new("an_absent_base_is_an_error") else {
+        return;
+    };
+    let request = scene.in_tree("    return wheel(out)");
+    scene.base.rootfs = Path::new("/nowhere").to_path_buf();
+    let error = scene.build(&request, Tier::Namespaces).unwrap_err();
+    assert_eq!(error.to_string(), "p 1 cannot be built here");
+    assert!(std::error::Error::source(&error).is_some());
+}
