@@ -6,6 +6,9 @@ mod bases;
 #[expect(dead_code, reason = "each target uses its part")]
 mod support;
 
+/// The documents' tables are true.
+#[cfg(test)]
+mod architecture;
 /// The entrypoint script, under every shell it has to run in.
 #[cfg(test)]
 mod entrypoint;
