@@ -7,8 +7,9 @@
 //! <root>/tmp/                      what is being written
 //! ```
 //!
-//! Every write goes to `tmp/`, is hashed on its way, synced and renamed: a killed process leaves no
-//! wrong file behind. Every read of a blob is verified to its last byte: a damaged file is removed
+//! Every write goes to `tmp/`, is hashed on its way and renamed: a killed process leaves no wrong file
+//! behind. What came over a network is synced first; what can be made again is not, and a power
+//! failure may damage it. Every read of a blob is verified to its last byte: a damaged file is removed
 //! and reported as absent, so that it is fetched or built again.
 
 use std::io::{self, Read, Write};
@@ -178,7 +179,8 @@ impl Store {
         }
     }
 
-    /// Stores a record for `key` among records of `kind`, replacing an older one.
+    /// Stores a record for `key` among records of `kind`, replacing an older one. It is not synced: a
+    /// record that a power failure damaged is absent.
     ///
     /// # Errors
     /// The disk said no.
@@ -188,7 +190,6 @@ impl Store {
         let mut file = NamedTempFile::new_in(self.root.join("tmp")).map_err(|e| self.disk(e))?;
         file.write_all(format!("{}\n", Digest::of(value)).as_bytes())
             .and_then(|()| file.write_all(value))
-            .and_then(|()| file.as_file().sync_data())
             .map_err(|e| self.disk(e))?;
         file.persist(folder.join(key.hex())).map_err(|e| self.disk(e.error))?;
         Ok(())
@@ -261,6 +262,17 @@ impl BlobWriter {
         }
         Self::persist(&self.store, file, expected)?;
         Ok(size)
+    }
+
+    /// As [`Self::commit`] without waiting for the disk: for what can be made again. After a power
+    /// failure the blob may be damaged, which reading it finds.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn commit_unsynced(self) -> Result<(Digest, u64), Error> {
+        let (file, digest, size) = self.writer.finish();
+        file.persist(self.store.blob_path(&digest)).map_err(|e| self.store.disk(e.error))?;
+        Ok((digest, size))
     }
 
     fn persist(store: &Store, file: NamedTempFile, digest: &Digest) -> Result<(), Error> {

@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use super::path::ContainerPath;
 use super::sdist::{BuildRequest, StoredFile};
-use super::{Error, Files, Layer, Prune, Scheme, WheelFile, archive, files, python, sdist};
+use super::{
+    Error, Files, Layer, Prune, Scheme, Tree, WheelFile, archive, files, kept, python, sdist,
+};
 use crate::base::{self, Base};
 use crate::oci::Digest;
 use crate::plan::{Content, Plan, PlannedDistribution};
@@ -61,9 +63,6 @@ pub async fn build(
     base: &Base,
     world: &World,
 ) -> Result<Made, Error> {
-    let wheels_of_lock = plan.distributions.iter().filter(|distribution| distribution.is_wheel());
-    let wanted = wheels_of_lock.map(|d| (&d.name, d.file_name.as_str(), d.sha256, d.size));
-    fetch(wanted.collect(), world).await?;
     let mut wheels = Vec::new();
     let mut built = Vec::new();
     for distribution in &plan.distributions {
@@ -85,39 +84,80 @@ pub async fn build(
     let scheme = Scheme::for_base(plan.base.python_minor());
     let mut layers = Vec::new();
     for (planned, brick) in plan.layers.iter().zip(&request.layers) {
-        let store = world.store.clone();
-        let created_by = planned.created_by.clone();
-        let parallel = world.parallel;
-        let tree: Box<dyn FnOnce() -> Result<super::Tree, Error> + Send> = match &planned.content {
+        let created_by = &planned.created_by;
+        layers.push(match &planned.content {
             Content::Python { prune } => {
+                let rules = prune
+                    .iter()
+                    .map(|rule| Prune::new(&rule.paths, &rule.reason))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let wheels = wheels.clone();
-                let rules = prune.clone();
-                let store = store.clone();
-                let scheme = scheme.clone();
-                let progress = world.progress.clone();
-                Box::new(move || {
-                    let rules = rules
-                        .iter()
-                        .map(|rule| Prune::new(&rule.paths, &rule.reason))
-                        .collect::<Result<Vec<_>, _>>()?;
-                    let (tree, installed) = python(&wheels, &scheme, &rules, &store, parallel)?;
-                    for notice in installed.iter().flat_map(|figures| &figures.notices) {
-                        progress.notice(notice);
-                    }
-                    Ok(tree)
-                })
+                python_layer(plan, wheels, scheme.clone(), rules, created_by, world).await?
             }
             Content::Files(content) => {
                 let content = read_files(content, &brick.folder)?;
-                let name = planned.name.clone();
-                Box::new(move || files(&name, &content))
+                let tree = files(&planned.name, &content)?;
+                files_layer(tree, &planned.name, created_by, world).await?
             }
-        };
-        world.progress.step(&format!("layer {}", planned.name));
-        let work = move || archive::write(&tree()?, &created_by, &store);
-        layers.push(on_thread(work).await?);
+        });
     }
     Ok(Made { layers, built })
+}
+
+/// All distributions as a layer. If an earlier run made the same, no wheel is looked at.
+async fn python_layer(
+    plan: &Plan,
+    wheels: Vec<WheelFile>,
+    scheme: Scheme,
+    rules: Vec<Prune>,
+    created_by: &str,
+    world: &World,
+) -> Result<Layer, Error> {
+    let key = kept::layer_key(&wheels, &scheme, &rules);
+    let (layer, notices) = if let Some(kept) = kept::layer(&key, created_by, &world.store)? {
+        kept
+    } else {
+        let wheels_of_lock = plan.distributions.iter().filter(|file| file.is_wheel());
+        let wanted = wheels_of_lock.map(|d| (&d.name, d.file_name.as_str(), d.sha256, d.size));
+        fetch(wanted.collect(), world).await?;
+        world.progress.step("installing and compressing");
+        let (store, parallel) = (world.store.clone(), world.parallel);
+        let created_by = created_by.to_owned();
+        on_thread(move || {
+            let python = python(&wheels, &scheme, &rules, &store, parallel)?;
+            let layer = python.layer(&created_by, &store)?;
+            let notices: Vec<String> =
+                python.installed.into_iter().flat_map(|figures| figures.notices).collect();
+            kept::keep_layer(&key, &layer, &notices, &store)?;
+            Ok((layer, notices))
+        })
+        .await?
+    };
+    for notice in &notices {
+        world.progress.notice(notice);
+    }
+    Ok(layer)
+}
+
+async fn files_layer(
+    tree: Tree,
+    name: &str,
+    created_by: &str,
+    world: &World,
+) -> Result<Layer, Error> {
+    let key = kept::tree_key(&tree.known());
+    if let Some((layer, _)) = kept::layer(&key, created_by, &world.store)? {
+        return Ok(layer);
+    }
+    world.progress.step(&format!("layer {name}"));
+    let (store, parallel) = (world.store.clone(), world.parallel);
+    let created_by = created_by.to_owned();
+    on_thread(move || {
+        let layer = archive::write(&tree, &created_by, &store, parallel)?;
+        kept::keep_layer(&key, &layer, &[], &store)?;
+        Ok(layer)
+    })
+    .await
 }
 
 /// Runs work that keeps a processor or a disk busy on a thread of its own.

@@ -47,6 +47,12 @@ pub enum Error {
         /// Its digest, from the lock.
         digest: Digest,
     },
+    /// A compressed part of a layer is not in the cache any more, or was damaged there.
+    #[error("a part of the layer is not in the cache: {digest}")]
+    Segment {
+        /// Its digest.
+        digest: Digest,
+    },
     /// A wheel is hostile, broken or not what it says it is.
     #[error("`{file_name}` is refused")]
     Wheel {
@@ -248,7 +254,9 @@ impl Failure for Error {
             Self::PackageIndex(error) => error.kind(),
             Self::Base(error) => error.kind(),
             Self::Sdist(error) => error.kind(),
-            Self::Absent { .. } | Self::Write { .. } | Self::Cancelled => Kind::Unexpected,
+            Self::Absent { .. } | Self::Segment { .. } | Self::Write { .. } | Self::Cancelled => {
+                Kind::Unexpected
+            }
             Self::Wheel { problem, .. } => match problem {
                 WheelProblem::WheelVersion(_) | WheelProblem::EntryPoints(_) => Kind::Unsatisfiable,
                 _ => Kind::Integrity,
@@ -269,6 +277,7 @@ impl Failure for Error {
             Self::Base(error) => error.hint(),
             Self::Sdist(error) => error.hint(),
             Self::Absent { .. } => Some("run it again: the file is fetched anew".into()),
+            Self::Segment { .. } => Some("run it again: the part is made anew".into()),
             Self::Clash(_) => Some(
                 "prune one of the two in the layer's file, or require versions that do not clash"
                     .into(),

@@ -39,16 +39,98 @@ fn neither_order_nor_threads_change_the_layer() {
     let mut layers = std::collections::BTreeSet::new();
     for parallel in [0, 1, 2, 4, 100] {
         wheels.rotate_left(4);
-        let (tree, installed) = python(&wheels, &scheme, &[], &store, parallel).unwrap();
+        let made = python(&wheels, &scheme, &[], &store, parallel).unwrap();
+        let (tree, installed) = (&made.tree, &made.installed);
         let names: Vec<_> = installed.iter().map(|wheel| wheel.name.to_string()).collect();
         assert!(names.is_sorted());
         assert_eq!(names.len(), 9);
         let path = scheme.purelib.join(shared.0).unwrap();
         assert_eq!(tree.get(&path).unwrap().owner, "demo0");
-        let layer = write(&tree, "python", &store).unwrap();
+        let layer = made.layer("python", &store).unwrap();
         layers.insert((layer.descriptor.digest().to_string(), layer.diff_id));
     }
     assert_eq!(layers.len(), 1);
+}
+
+/// The layer of these wheels as a cache makes it that holds nothing else.
+fn made_anew(wheels: &[WheelFile], prune: &[Prune], from: &Store) -> (String, Digest) {
+    let (_folder, store) = store();
+    for wheel in wheels {
+        store.put(&from.read(&wheel.digest).unwrap().unwrap()).unwrap();
+    }
+    made(wheels, prune, &store)
+}
+
+fn made(wheels: &[WheelFile], prune: &[Prune], store: &Store) -> (String, Digest) {
+    let made = python(wheels, &Scheme::for_base((3, 13)), prune, store, 2).unwrap();
+    let layer = made.layer("x", store).unwrap();
+    (layer.descriptor.digest().to_string(), layer.diff_id)
+}
+
+#[test]
+fn what_earlier_runs_kept_changes_no_layer() {
+    let (_folder, store) = store();
+    let shared: (&str, &[u8]) = ("ns/__init__.py", b"# namespace\n");
+    let wheels: Vec<WheelFile> = ["a", "b", "c"]
+        .map(|name| wheel(&store, name, &[shared, (&format!("ns/{name}.py"), name.as_bytes())]))
+        .into();
+    let requested = |wheel: &WheelFile| WheelFile { requested: !wheel.requested, ..wheel.clone() };
+    let cases: [(Vec<WheelFile>, Vec<Prune>); 6] = [
+        (wheels.clone(), vec![]),
+        // Whose the shared file is depends on who else is there.
+        (wheels[1..].to_vec(), vec![]),
+        (vec![wheels[0].clone(), wheels[2].clone()], vec![]),
+        (vec![requested(&wheels[0]), wheels[1].clone()], vec![]),
+        (wheels.clone(), vec![Prune::new(["ns/b.py", "x"], "test").unwrap()]),
+        (
+            wheels.clone(),
+            vec![Prune::new(["ns/b.py"], "test").unwrap(), Prune::new(["x"], "test").unwrap()],
+        ),
+    ];
+    let mut layers = std::collections::BTreeSet::new();
+    let mut keys = std::collections::BTreeSet::new();
+    for (wheels, prune) in &cases {
+        let expected = made_anew(wheels, prune, &store);
+        for _ in 0..2 {
+            assert_eq!(made(wheels, prune, &store), expected);
+        }
+        layers.insert(expected);
+        keys.insert(kept::layer_key(wheels, &Scheme::for_base((3, 13)), prune));
+    }
+    assert_eq!(layers.len(), cases.len() - 1, "two rules do what one does");
+    assert_eq!(keys.len(), cases.len());
+}
+
+#[test]
+fn a_damaged_part_is_found_and_made_again() {
+    let (_folder, store) = store();
+    let wheels = [wheel(&store, "a", &[("a.py", b"1")]), wheel(&store, "b", &[("b.py", b"2")])];
+    let expected = made(&wheels, &[], &store);
+    let scheme = Scheme::for_base((3, 13));
+    let again = python(&wheels, &scheme, &[], &store, 2).unwrap();
+    let [damaged, gone] = again.segments[..] else { panic!("{:?}", again.segments) };
+    let mut bytes = store.read(&damaged.digest).unwrap().unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs_err::write(store.blob_path(&damaged.digest), bytes).unwrap();
+    fs_err::remove_file(store.blob_path(&gone.digest)).unwrap();
+    let error = again.layer("x", &store).unwrap_err();
+    assert!(matches!(error, Error::Segment { digest } if digest == damaged.digest), "{error}");
+    assert!(error.hint().is_some());
+    assert_eq!(made(&wheels, &[], &store), expected);
+}
+
+#[test]
+fn figures_are_kept_too() {
+    let (_folder, store) = store();
+    let wheels = [wheel(&store, "a", &[("a.py", b"1"), ("a/b.so", b"\x7fELF")])];
+    let prune = [Prune::new(["a.py"], "test").unwrap()];
+    let scheme = Scheme::for_base((3, 13));
+    let first = python(&wheels, &scheme, &prune, &store, 2).unwrap();
+    assert!(first.installed[0].has_native && first.installed[0].pruned[0].files == 1);
+    fs_err::remove_file(store.blob_path(&wheels[0].digest)).unwrap();
+    let again = python(&wheels, &scheme, &prune, &store, 2).unwrap();
+    assert_eq!((&again.tree, &again.installed), (&first.tree, &first.installed));
+    assert_eq!(again.segments, first.segments);
 }
 
 #[test]
@@ -68,7 +150,7 @@ fn the_first_error_by_name_is_reported() {
     }
     // What clashes can be pruned.
     let rule = [Prune::new(["same.py"], "both bring it").unwrap()];
-    let (_, installed) = python(&wheels, &scheme, &rule, &store, 2).unwrap();
+    let installed = python(&wheels, &scheme, &rule, &store, 2).unwrap().installed;
     assert!(installed.iter().all(|wheel| wheel.pruned[0].files == 1));
 }
 

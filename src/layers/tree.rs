@@ -1,4 +1,7 @@
 //! A virtual file tree: what a layer will hold, before it is bytes (pure).
+//!
+//! Of a file a tree has the bytes, or only what identifies them: [`Known`]. Clashes are found either
+//! way, so a layer can be put together from distributions that were installed by earlier runs.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -6,19 +9,36 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::path::ContainerPath;
+use crate::oci::Digest;
+
+/// What identifies a file's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// How many they are.
+    pub size: u64,
+    /// Over them.
+    pub sha256: Digest,
+}
+
+impl Known {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { size: bytes.len() as u64, sha256: Digest::of(bytes) }
+    }
+}
 
 /// What lies at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Node {
+pub enum Node<F = Bytes> {
     /// A folder.
     Directory,
     /// A regular file.
-    File(Bytes),
+    File(F),
     /// A symbolic link and its literal target.
     Symlink(String),
 }
 
-impl Node {
+impl<F> Node<F> {
     /// What a message calls it.
     pub(super) fn noun(&self) -> &'static str {
         match self {
@@ -31,9 +51,9 @@ impl Node {
 
 /// A node with its metadata and who put it there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Entry<F = Bytes> {
     /// What it is.
-    pub node: Node,
+    pub node: Node<F>,
     /// Permission bits: 0o755, 0o644, …
     pub mode: u32,
     /// Numeric owner.
@@ -49,7 +69,9 @@ impl Entry {
     pub fn file(bytes: impl Into<Bytes>, mode: u32, owner: impl Into<String>) -> Self {
         Self { node: Node::File(bytes.into()), mode, uid: 0, gid: 0, owner: owner.into() }
     }
+}
 
+impl<F: PartialEq> Entry<F> {
     /// Whether a layer would be the same with the other one at the same path.
     fn is_same_on_disk(&self, other: &Self) -> bool {
         self.node == other.node
@@ -78,7 +100,12 @@ pub struct Clash {
 }
 
 impl Clash {
-    fn new(path: &ContainerPath, first: &Entry, second: &'static str, second_owner: &str) -> Self {
+    fn new<F>(
+        path: &ContainerPath,
+        first: &Entry<F>,
+        second: &'static str,
+        second_owner: &str,
+    ) -> Self {
         Self {
             path: path.clone(),
             first: first.node.noun(),
@@ -89,7 +116,7 @@ impl Clash {
         }
     }
 
-    fn of(path: &ContainerPath, first: &Entry, second: &Entry) -> Self {
+    fn of<F: PartialEq>(path: &ContainerPath, first: &Entry<F>, second: &Entry<F>) -> Self {
         let note = match (&first.node, &second.node) {
             (Node::File(left), Node::File(right)) if left != right => ", with other contents",
             (Node::Symlink(left), Node::Symlink(right)) if left != right => ", with another target",
@@ -102,18 +129,48 @@ impl Clash {
 
 /// Path → entry, in byte order of paths. Adding different things at one path is an error, as is
 /// anything below a file or a link; folders that nobody described need no entry.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tree {
-    entries: BTreeMap<ContainerPath, Entry>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree<F = Bytes> {
+    entries: BTreeMap<ContainerPath, Entry<F>>,
+}
+
+impl<F> Default for Tree<F> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new() }
+    }
 }
 
 impl Tree {
+    /// The regular files and their bytes' number, in byte order of paths.
+    pub fn files(&self) -> impl Iterator<Item = (&ContainerPath, u64)> {
+        self.entries.iter().filter_map(|(path, entry)| match &entry.node {
+            Node::File(bytes) => Some((path, bytes.len() as u64)),
+            Node::Directory | Node::Symlink(_) => None,
+        })
+    }
+
+    /// The same tree, with what identifies the files in place of their bytes.
+    pub fn known(&self) -> Tree<Known> {
+        let entries = self.entries.iter().map(|(path, entry)| {
+            let node = match &entry.node {
+                Node::Directory => Node::Directory,
+                Node::File(bytes) => Node::File(Known::of(bytes)),
+                Node::Symlink(target) => Node::Symlink(target.clone()),
+            };
+            let Entry { mode, uid, gid, ref owner, .. } = *entry;
+            (path.clone(), Entry { node, mode, uid, gid, owner: owner.clone() })
+        });
+        Tree { entries: entries.collect() }
+    }
+}
+
+impl<F: PartialEq> Tree<F> {
     /// Adds `entry` at `path`. What is already there in just that form is kept, with its first
     /// owner: several distributions may bring the same `__init__.py`.
     ///
     /// # Errors
     /// Something else is there, or is a folder's place taken by a file or link, above or below.
-    pub fn insert(&mut self, path: ContainerPath, entry: Entry) -> Result<(), Clash> {
+    pub fn insert(&mut self, path: ContainerPath, entry: Entry<F>) -> Result<(), Clash> {
         if let Some(first) = self.entries.get(&path) {
             return if first.is_same_on_disk(&entry) {
                 Ok(())
@@ -154,36 +211,8 @@ impl Tree {
         Ok(())
     }
 
-    /// What lies at `path`; `None` also for a folder that nobody described.
-    pub fn get(&self, path: &ContainerPath) -> Option<&Entry> {
-        self.entries.get(path)
-    }
-
-    /// All entries, in byte order of paths.
-    pub fn iter(&self) -> impl Iterator<Item = (&ContainerPath, &Entry)> {
-        self.entries.iter()
-    }
-
-    /// The regular files and their bytes' number, in byte order of paths.
-    pub fn files(&self) -> impl Iterator<Item = (&ContainerPath, u64)> {
-        self.entries.iter().filter_map(|(path, entry)| match &entry.node {
-            Node::File(bytes) => Some((path, bytes.len() as u64)),
-            Node::Directory | Node::Symlink(_) => None,
-        })
-    }
-
-    /// The number of entries.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Entries strictly below `path`, in byte order.
-    fn below(&self, path: &ContainerPath) -> impl Iterator<Item = (&ContainerPath, &Entry)> {
+    fn below(&self, path: &ContainerPath) -> impl Iterator<Item = (&ContainerPath, &Entry<F>)> {
         // `a-b` sorts between `a` and `a/b`: the range has to begin behind the slash.
         let prefix = match path.as_relative() {
             "" => String::new(),
@@ -195,9 +224,41 @@ impl Tree {
     }
 }
 
-impl IntoIterator for Tree {
-    type Item = (ContainerPath, Entry);
-    type IntoIter = std::collections::btree_map::IntoIter<ContainerPath, Entry>;
+impl<F> Tree<F> {
+    /// Puts an entry of another tree where nothing else is or can be.
+    pub(super) fn put(&mut self, path: ContainerPath, entry: Entry<F>) {
+        self.entries.insert(path, entry);
+    }
+
+    /// Leaves out what `keep` does not want.
+    pub(super) fn retain(&mut self, keep: impl Fn(&ContainerPath) -> bool) {
+        self.entries.retain(|path, _| keep(path));
+    }
+
+    /// What lies at `path`; `None` also for a folder that nobody described.
+    pub fn get(&self, path: &ContainerPath) -> Option<&Entry<F>> {
+        self.entries.get(path)
+    }
+
+    /// All entries, in byte order of paths.
+    pub fn iter(&self) -> impl Iterator<Item = (&ContainerPath, &Entry<F>)> {
+        self.entries.iter()
+    }
+
+    /// The number of entries.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl<F> IntoIterator for Tree<F> {
+    type Item = (ContainerPath, Entry<F>);
+    type IntoIter = std::collections::btree_map::IntoIter<ContainerPath, Entry<F>>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.entries.into_iter()

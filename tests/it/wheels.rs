@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr as _;
 
-use assemble::layers::{Scheme, WheelFile, python, write};
+use assemble::layers::{Scheme, WheelFile, python};
 use assemble::oci::descriptor_digest;
 use assemble::python::WheelFilename;
 use assemble::store::Store;
@@ -122,9 +122,10 @@ fn install(wheels: &Path, minor: u8, store: &Path, tar: &Path, to: &Path) {
             WheelFile { name, version, file_name, digest, requested: true }
         })
         .collect();
-    let (tree, installed) = python(&wheels, &Scheme::for_base((3, minor)), &[], &store, 2).unwrap();
+    let made = python(&wheels, &Scheme::for_base((3, minor)), &[], &store, 2).unwrap();
+    let installed = &made.installed;
     assert_eq!(installed.len(), AWKWARD.len());
-    let layer = write(&tree, "wheels", &store).unwrap();
+    let layer = made.layer("wheels", &store).unwrap();
     let blob = store.blob_path(&descriptor_digest(&layer.descriptor).unwrap());
     fs_err::create_dir(to).unwrap();
     output(Command::new(tar).arg("-xzf").arg(blob).arg("-C").arg(to));

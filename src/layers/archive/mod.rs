@@ -1,27 +1,35 @@
 //! A tree becomes canonical tar bytes, then a stored gzip layer.
 //!
-//! The same tree gives the same bytes on any machine: entries in byte order of their paths, each
-//! folder once and before what lies in it, plain ustar headers without user names or sub-second
-//! times; PAX records only for what ustar cannot say. Nothing of the host comes in: no umask, clock,
-//! owner or locale.
+//! The same tree gives the same bytes on any machine:
+//!
+//! 1. all folders, each once, in byte order of their paths;
+//! 2. the files and links of each owner (a distribution, or a layer of files), owners in byte order of
+//!    their names, and each one's entries in byte order of their paths;
+//! 3. the tar's end.
+//!
+//! Headers are plain ustar without user names or sub-second times; PAX records say only what ustar
+//! cannot. Nothing of the host comes in: no umask, clock, owner or locale.
+//!
+//! What an owner has lies in one piece, so it can be compressed once and used in every layer it is
+//! part of: see [`segment`]. The layer is one gzip member like any other, and whoever reads it sees
+//! nothing of that.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::str::FromStr as _;
 
-use flate2::{Compression, GzBuilder};
-use tar::{Builder, EntryType, Header};
-
-use blocks::Blocks;
+use tar::{EntryType, Header};
 
 use super::path::ContainerPath;
 use super::tree::{Entry, Node, Tree};
 use super::{Error, Layer};
-use crate::oci::digest::DigestWriter;
-use crate::oci::{Descriptor, MediaType};
 use crate::store::Store;
 
 mod blocks;
+mod gzip;
+mod segment;
+
+pub use segment::Segment;
+pub(super) use segment::compress;
 
 /// Every entry's mtime: 1980-01-01T00:00:00Z, the earliest that a zip archive, and so a wheel
 /// made from these files in the container, can express. It is a constant so that a layer depends on
@@ -43,12 +51,12 @@ pub const LAYER_MTIME: u64 = 315_532_800;
 /// many times.
 const LEVEL: u32 = 9;
 
-/// "Unknown" in the gzip header (RFC 1952, *OS*): the default depends on the machine.
-const GZIP_OS_UNKNOWN: u8 = 255;
-
 /// Folders whose mode is not 0755 in any Linux base. An entry for a folder of the base replaces its
 /// mode (image-spec, *Changeset over existing files*), so a file below `/tmp` must not close it.
 const WELL_KNOWN_MODES: [(&str, u32); 3] = [("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777)];
+
+/// Bytes of a tar's block.
+const BLOCK: usize = 512;
 
 /// Bytes that a ustar header has for a path's end, a path's begin, and a link's target.
 const NAME: usize = 100;
@@ -56,7 +64,7 @@ const PREFIX: usize = 155;
 /// The largest owner a ustar header can say: seven octal digits.
 const MAX_ID: u32 = 0o7_777_777;
 
-/// Writes the tree as a tar and returns `out`, flushed but not closed.
+/// The tree's tar: what a layer of it is, uncompressed.
 ///
 /// Parents that nobody described are 0755 and 0:0, apart from a few well-known ones. They replace
 /// whatever the base has at their place, so a path must not lead through a link of the base: below
@@ -65,52 +73,96 @@ const MAX_ID: u32 = 0o7_777_777;
 /// # Errors
 /// `out` cannot be written.
 pub fn write_tar<W: Write>(tree: &Tree, out: W) -> io::Result<W> {
-    let mut builder = Builder::new(out);
-    let parents = implicit_parents(tree);
-    let mut parents = parents.iter().peekable();
-    for (path, entry) in tree.iter() {
-        while let Some((parent, folder)) = parents.next_if(|(parent, _)| *parent < path) {
-            append(&mut builder, parent, folder)?;
-        }
-        append(&mut builder, path, entry)?;
+    let mut out = append_folders(tree, out)?;
+    for part in parts(tree).values() {
+        out = append_files(part, out)?;
     }
-    // The trailer: dropping the builder would lose its error.
-    builder.into_inner()
+    out.write_all(&[0; 1024])?;
+    Ok(out)
 }
 
-/// Compresses the tree's tar into the store; each byte flows through once, and no more of the
-/// archive than a buffer is held in memory.
+/// Makes a layer of the tree, on at most `parallel` threads.
 ///
 /// # Errors
 /// The store cannot be written.
-pub fn write(tree: &Tree, created_by: &str, store: &Store) -> Result<Layer, Error> {
-    let failed = |source| Error::Write { path: store.root().to_owned(), source };
-    let gzip = GzBuilder::new()
-        .mtime(0)
-        .operating_system(GZIP_OS_UNKNOWN)
-        .write(store.writer()?, Compression::new(LEVEL));
-    let writer = write_tar(tree, DigestWriter::new(Blocks::new(gzip))).map_err(failed)?;
-    let (blocks, diff_id, uncompressed_size) = writer.finish();
-    let gzip = blocks.finish().map_err(failed)?;
-    let (digest, size) = gzip.finish().map_err(failed)?.commit()?;
-    let digest_of_descriptor = oci_spec::image::Digest::from_str(&digest.to_string())
-        .map_err(|invalid| failed(io::Error::other(invalid)))?;
-    Ok(Layer {
-        descriptor: Descriptor::new(MediaType::ImageLayerGzip, size, digest_of_descriptor),
-        diff_id,
-        uncompressed_size,
-        created_by: created_by.to_owned(),
-    })
+pub fn write(
+    tree: &Tree,
+    created_by: &str,
+    store: &Store,
+    parallel: usize,
+) -> Result<Layer, Error> {
+    let parts: Vec<Tree> = parts(tree).into_values().collect();
+    let made =
+        segment::compress(parts.len(), parallel, store, |part| Ok((parts[part].clone(), ())));
+    let mut segments = Vec::new();
+    for part in made {
+        segments.extend(part?.0);
+    }
+    join(tree, &segments, created_by, store)
+}
+
+/// Makes a layer of what is compressed already: `segments` are those of all owners in `tree`, in the
+/// order of their names.
+///
+/// # Errors
+/// The store cannot be written, or a segment is gone or damaged: then it is removed.
+pub(super) fn join<F>(
+    tree: &Tree<F>,
+    segments: &[Segment],
+    created_by: &str,
+    store: &Store,
+) -> Result<Layer, Error> {
+    let folders = append_folders(tree, Vec::new())
+        .map_err(|source| Error::Write { path: store.root().to_owned(), source })?;
+    gzip::join(&folders, segments, created_by, store)
+}
+
+/// What each owner has in the tree, folders aside.
+fn parts(tree: &Tree) -> BTreeMap<&str, Tree> {
+    let mut parts: BTreeMap<&str, Tree> = BTreeMap::new();
+    for (path, entry) in tree.iter().filter(|(_, entry)| !matches!(entry.node, Node::Directory)) {
+        parts.entry(&entry.owner).or_default().put(path.clone(), entry.clone());
+    }
+    parts
+}
+
+/// All folders: those of the tree, and those that something lies in.
+fn append_folders<F, W: Write>(tree: &Tree<F>, out: W) -> io::Result<W> {
+    let mut folders = implicit_parents(tree);
+    for (path, entry) in tree.iter() {
+        if let Node::Directory = entry.node {
+            let Entry { mode, uid, gid, .. } = *entry;
+            let folder = Entry { node: Node::Directory, mode, uid, gid, owner: String::new() };
+            folders.insert(path.clone(), folder);
+        }
+    }
+    let mut out = out;
+    for (path, entry) in &folders {
+        append(&mut out, path, entry)?;
+    }
+    Ok(out)
+}
+
+/// Everything but folders.
+fn append_files<W: Write>(tree: &Tree, out: W) -> io::Result<W> {
+    let mut out = out;
+    for (path, entry) in tree.iter().filter(|(_, entry)| !matches!(entry.node, Node::Directory)) {
+        append(&mut out, path, entry)?;
+    }
+    Ok(out)
 }
 
 /// Folders that entries lie in and that have no entry themselves. The root has none in a tar.
-fn implicit_parents(tree: &Tree) -> BTreeMap<ContainerPath, Entry> {
+fn implicit_parents<F>(tree: &Tree<F>) -> BTreeMap<ContainerPath, Entry> {
     let mut parents = BTreeMap::new();
     for (path, _) in tree.iter() {
         let mut ancestor = path.parent();
         while let Some(folder) = ancestor {
             ancestor = folder.parent();
-            if ancestor.is_none() || tree.get(&folder).is_some() || parents.contains_key(&folder) {
+            if parents.contains_key(&folder) {
+                break;
+            }
+            if ancestor.is_none() || tree.get(&folder).is_some() {
                 continue;
             }
             let mode = WELL_KNOWN_MODES
@@ -124,11 +176,7 @@ fn implicit_parents(tree: &Tree) -> BTreeMap<ContainerPath, Entry> {
     parents
 }
 
-fn append(
-    builder: &mut Builder<impl Write>,
-    path: &ContainerPath,
-    entry: &Entry,
-) -> io::Result<()> {
+fn append(out: &mut impl Write, path: &ContainerPath, entry: &Entry) -> io::Result<()> {
     let (kind, bytes, target): (_, &[u8], _) = match &entry.node {
         Node::Directory => (EntryType::Directory, b"", ""),
         Node::File(bytes) => (EntryType::Regular, bytes, ""),
@@ -161,17 +209,21 @@ fn append(
     header.set_uid(id("uid", entry.uid));
     header.set_gid(id("gid", entry.gid));
     if !records.is_empty() {
-        append_pax(builder, &records)?;
+        append_pax(out, &records)?;
     }
     header.set_cksum();
-    builder.append(&header, bytes)
+    append_entry(out, &header, bytes)
+}
+
+/// A header, what belongs to it, and zeros up to the next block.
+fn append_entry(out: &mut impl Write, header: &Header, bytes: &[u8]) -> io::Result<()> {
+    out.write_all(header.as_bytes())?;
+    out.write_all(bytes)?;
+    out.write_all(&[0; BLOCK][..bytes.len().next_multiple_of(BLOCK) - bytes.len()])
 }
 
 /// An extended header for the entry that follows (POSIX.1-2001, *pax Extended Header*).
-fn append_pax(
-    builder: &mut Builder<impl Write>,
-    records: &BTreeMap<&'static str, String>,
-) -> io::Result<()> {
+fn append_pax(out: &mut impl Write, records: &BTreeMap<&'static str, String>) -> io::Result<()> {
     let mut data = Vec::new();
     for (key, value) in records {
         // The length counts its own digits.
@@ -187,7 +239,7 @@ fn append_pax(
     header.set_uid(0);
     header.set_gid(0);
     header.set_cksum();
-    builder.append(&header, &data[..])
+    append_entry(out, &header, &data)
 }
 
 fn new_header(kind: EntryType, mode: u32, size: u64) -> Header {

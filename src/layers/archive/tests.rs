@@ -129,23 +129,23 @@ fn golden_listing() {
 5 0755 0:0 315532800 0 e3b0c442 home/
 5 1777 1000:4000000000 315532800 0 e3b0c442 home/app/
 5 0755 0:0 315532800 0 e3b0c442 opt/
-2 0777 0:0 315532800 0 e3b0c442 opt/app -> /usr/local/bin/app
-2 0777 0:0 315532800 0 e3b0c442 opt/far -> <180 l>
 5 0755 0:0 315532800 0 e3b0c442 opt/<90 l>/
-0 0644 0:0 315532800 0 e3b0c442 opt/<90 l>/<90 l>
-0 0644 0:0 315532800 0 e3b0c442 opt/<180 l>
 5 1777 0:0 315532800 0 e3b0c442 tmp/
-0 0600 0:0 315532800 0 e3b0c442 tmp/note
 5 0755 0:0 315532800 0 e3b0c442 usr/
 5 0755 0:0 315532800 0 e3b0c442 usr/local/
 5 0755 0:0 315532800 0 e3b0c442 usr/local/bin/
-0 0755 0:0 315532800 28 b51987aa usr/local/bin/app
 5 0755 0:0 315532800 0 e3b0c442 usr/local/lib/
 5 0755 0:0 315532800 0 e3b0c442 usr/local/lib/a/
+2 0777 0:0 315532800 0 e3b0c442 opt/app -> /usr/local/bin/app
+2 0777 0:0 315532800 0 e3b0c442 opt/far -> <180 l>
+0 0644 0:0 315532800 0 e3b0c442 opt/<90 l>/<90 l>
+0 0644 0:0 315532800 0 e3b0c442 opt/<180 l>
+0 0600 0:0 315532800 0 e3b0c442 tmp/note
+0 0755 0:0 315532800 28 b51987aa usr/local/bin/app
 0 0644 0:0 315532800 6 9e26bf36 usr/local/lib/a-b.py
 0 0644 0:0 315532800 0 e3b0c442 usr/local/lib/a/b.py
 0 0644 0:0 315532800 6 4205c480 usr/local/lib/ü.py
-sha256:4891d2fafd50834fe8d43d4a1d3189e99042df31dac24daf4cda8dd74edf08d8
+sha256:077f216df4bb2e70547595eacfbd52754a8715279b16868bb90c176bb8d88c26
 "#]];
     let seen = listing(&bytes).replace(&ls(180), "<180 l>").replace(&ls(90), "<90 l>");
     snapbox::assert_data_eq!(seen + &Digest::of(&bytes).to_string(), expected);
@@ -168,7 +168,7 @@ fn golden_gzip() {
     let mut tree = fixed();
     let path = ContainerPath::parse("/usr/local/lib/big.py").unwrap();
     tree.insert(path, Entry::file(text, 0o644, "x")).unwrap();
-    let layer = write(&tree, "test", &store).unwrap();
+    let layer = write(&tree, "test", &store, 2).unwrap();
     let gzip = store.read(&descriptor_digest(&layer.descriptor).unwrap()).unwrap().unwrap();
     assert_eq!(gzip[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255]);
     let mut tar = Vec::new();
@@ -186,8 +186,8 @@ fn golden_gzip() {
     snapbox::assert_data_eq!(
         seen,
         snapbox::str![[r#"
-sha256:6540bf7ca9e090b447a05638495ac64c90ee9b75fe664d5b39664e061771f9ea 114170
-diff_id sha256:fd29d3ca733697d5ade55956ec150ff3c49f0f46511b8f762d80e6ef5716064e
+sha256:76b8c678aaa3594819e45105e7cfabe3139172d2a0c46fe010f5caf4aa116dc6 114205
+diff_id sha256:9736fbf694c046b0ac32835b5e909ec0371d6c8df994a575fab926bccf04364c
 uncompressed 691712
 "#]]
     );
@@ -232,8 +232,10 @@ fn any_tree() -> impl Strategy<Value = Vec<(String, Entry)>> {
         "[a-z/.ü]{1,120}".prop_map(Node::Symlink),
     ];
     let mode = prop_oneof![Just(0o644_u32), Just(0o755)];
-    let entry = (node, mode, any::<u32>(), 0..3_000_000_u32)
-        .prop_map(|(node, mode, uid, gid)| Entry { node, mode, uid, gid, owner: "x".into() });
+    let owner = prop_oneof![Just("x"), Just("a"), Just("é")];
+    let entry = (node, mode, any::<u32>(), 0..3_000_000_u32, owner).prop_map(
+        |(node, mode, uid, gid, owner)| Entry { node, mode, uid, gid, owner: owner.into() },
+    );
     prop::collection::vec((path, entry), 0..12)
 }
 
@@ -243,8 +245,14 @@ proptest! {
         let tree = tree(entries);
         let bytes = write_tar(&tree, Vec::new()).unwrap();
         let again = read(&bytes);
-        prop_assert_eq!(&again, &tree);
-        prop_assert_eq!(write_tar(&again, Vec::new()).unwrap(), bytes);
+        // A tar does not say who put something there.
+        let mut owned = Tree::default();
+        for (path, entry) in again {
+            let owner = tree.get(&path).map_or(String::new(), |entry| entry.owner.clone());
+            owned.put(path, Entry { owner, ..entry });
+        }
+        prop_assert_eq!(&owned, &tree);
+        prop_assert_eq!(write_tar(&owned, Vec::new()).unwrap(), bytes);
     }
 
     #[test]
@@ -261,18 +269,65 @@ proptest! {
     }
 
     #[test]
-    fn parents_come_once_and_first_and_paths_are_sorted(entries in any_tree()) {
-        let bytes = write_tar(&tree(entries), Vec::new()).unwrap();
-        let mut seen = Vec::<String>::new();
+    fn folders_come_first_then_owners_and_all_are_sorted(entries in any_tree()) {
+        let tree = tree(entries);
+        let bytes = write_tar(&tree, Vec::new()).unwrap();
+        let mut folders = Vec::<String>::new();
+        let mut files = Vec::<(&str, String)>::new();
         for entry in tar::Archive::new(&bytes[..]).entries().unwrap() {
             let entry = entry.unwrap();
-            let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
-            let path = path.trim_end_matches('/').to_owned();
-            if let Some((parent, _)) = path.rsplit_once('/') {
-                prop_assert!(seen.iter().any(|seen| seen == parent), "{path}");
+            let path = entry.path().unwrap().to_str().unwrap().to_owned();
+            if let Some(path) = path.strip_suffix('/') {
+                prop_assert!(files.is_empty(), "{path}");
+                folders.push(path.to_owned());
+            } else {
+                let here = ContainerPath::parse(&format!("/{path}")).unwrap();
+                files.push((&tree.get(&here).unwrap().owner, path));
             }
-            prop_assert!(seen.last().is_none_or(|last| *last < path), "{path}");
-            seen.push(path);
+        }
+        prop_assert!(folders.iter().is_sorted_by(|a, b| a < b));
+        prop_assert!(files.iter().is_sorted_by(|a, b| a < b));
+        for path in folders.iter().chain(files.iter().map(|(_, path)| path)) {
+            if let Some((parent, _)) = path.rsplit_once('/') {
+                prop_assert!(folders.iter().any(|folder| folder == parent), "{path}");
+            }
         }
     }
+}
+
+/// Large enough to be cut several times, within files and between them.
+#[test]
+fn any_number_of_threads_makes_the_gzip_of_the_tar() {
+    let mut state = 7_u32;
+    let mut random = |length: usize| -> Vec<u8> {
+        (0..length)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 28) as u8
+            })
+            .collect()
+    };
+    let sizes = [0, 1, 3 * segment::CUT + 5, segment::CUT - 1024, 70_000, segment::CUT];
+    let tree = tree(sizes.iter().enumerate().map(|(number, size)| {
+        let owner = ["b", "a"][number % 2];
+        (format!("/opt/{owner}/{number}"), Entry::file(random(*size), 0o644, owner))
+    }));
+    let expected = write_tar(&tree, Vec::new()).unwrap();
+    let mut layers = Vec::new();
+    for parallel in [1, 2, 5] {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let layer = write(&tree, "test", &store, parallel).unwrap();
+        let gzip = store.read(&descriptor_digest(&layer.descriptor).unwrap()).unwrap().unwrap();
+        // Not the decoder of several members: there is one, and nothing behind it.
+        let mut tar = Vec::new();
+        let mut decoder = flate2::bufread::GzDecoder::new(&gzip[..]);
+        decoder.read_to_end(&mut tar).unwrap();
+        assert!(decoder.into_inner().is_empty());
+        assert!(tar == expected);
+        assert_eq!(layer.diff_id, Digest::of(&tar));
+        assert_eq!(layer.uncompressed_size, tar.len() as u64);
+        layers.push((layer.descriptor, layer.diff_id));
+    }
+    assert!(layers.iter().all(|layer| *layer == layers[0]));
 }

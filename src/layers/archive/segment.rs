@@ -1,0 +1,296 @@
+//! Pieces of a tar as pieces of a gzip stream, compressed once and kept.
+//!
+//! A segment is raw deflate (RFC 1951) that refers to nothing before it and ends on a byte boundary,
+//! as a full flush leaves it. So segments that were made by other runs, or at the same time by other
+//! threads, can be put behind each other: see [`super::gzip`]. A part's tar is cut every [`CUT`]
+//! bytes, whatever lies there, so that a large distribution keeps all processors busy and none needs
+//! much memory. What is cut where depends on the part alone.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Write};
+use std::panic::resume_unwind;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use flate2::{Compress, Compression, FlushCompress, Status};
+use serde::{Deserialize, Serialize};
+
+use super::blocks::Blocks;
+use super::{LEVEL, Tree, append_files};
+use crate::layers::Error;
+use crate::oci::Digest;
+use crate::store::Store;
+
+/// Bytes of tar in a segment: part of what a layer's digest depends on.
+pub(super) const CUT: usize = 4 << 20;
+
+/// A piece of a layer's gzip stream, in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Over the compressed bytes: their name in the store.
+    pub digest: Digest,
+    /// Compressed bytes.
+    pub size: u64,
+    /// CRC-32 of the uncompressed bytes, as gzip has it.
+    pub crc32: u32,
+    /// Uncompressed bytes.
+    pub uncompressed: u64,
+}
+
+impl Segment {
+    /// Whether the store seems to have it. Its bytes are verified when they are used.
+    pub(in crate::layers) fn is_stored(&self, store: &Store) -> bool {
+        fs_err::metadata(store.blob_path(&self.digest)).is_ok_and(|meta| meta.len() == self.size)
+    }
+}
+
+/// Compresses what is written, and counts and checks it on its way.
+pub(super) struct Deflater<W> {
+    out: W,
+    compress: Compress,
+    buffer: Vec<u8>,
+    crc32: crc32fast::Hasher,
+    uncompressed: u64,
+}
+
+impl<W: Write> Deflater<W> {
+    pub(super) fn new(out: W) -> Self {
+        Self {
+            out,
+            compress: Compress::new(Compression::new(LEVEL), false),
+            buffer: Vec::with_capacity(64 << 10),
+            crc32: crc32fast::Hasher::new(),
+            uncompressed: 0,
+        }
+    }
+
+    /// Ends the segment on a byte boundary; returns the writer, the CRC-32 and the uncompressed size.
+    pub(super) fn finish(mut self, flush: FlushCompress) -> io::Result<(W, u32, u64)> {
+        loop {
+            let is_done = match self.compress.compress_vec(&[], &mut self.buffer, flush)? {
+                Status::StreamEnd => true,
+                // Room was left: all is out.
+                Status::Ok | Status::BufError => self.buffer.len() < self.buffer.capacity(),
+            };
+            self.out.write_all(&self.buffer)?;
+            self.buffer.clear();
+            if is_done {
+                return Ok((self.out, self.crc32.finalize(), self.uncompressed));
+            }
+        }
+    }
+}
+
+impl<W: Write> Write for Deflater<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let before = self.compress.total_in();
+            self.compress.compress_vec(rest, &mut self.buffer, FlushCompress::None)?;
+            let taken = usize::try_from(self.compress.total_in() - before).unwrap_or(rest.len());
+            rest = &rest[taken..];
+            if self.buffer.len() == self.buffer.capacity() {
+                self.out.write_all(&self.buffer)?;
+                self.buffer.clear();
+            }
+        }
+        self.crc32.update(bytes);
+        self.uncompressed += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    /// Does nothing: a flush would cut the stream.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Compresses one piece into the store.
+fn keep(bytes: &[u8], store: &Store) -> Result<Segment, Error> {
+    let failed = |source| Error::Write { path: store.root().to_owned(), source };
+    let mut blocks = Blocks::new(Deflater::new(store.writer()?));
+    blocks.write_all(bytes).map_err(failed)?;
+    let deflater = blocks.finish().map_err(failed)?;
+    let (writer, crc32, uncompressed) = deflater.finish(FlushCompress::Full).map_err(failed)?;
+    let (digest, size) = writer.commit_unsynced()?;
+    Ok(Segment { digest, size, crc32, uncompressed })
+}
+
+/// Compresses the files of `count` trees, at most `parallel` pieces at once; `tree` makes one of
+/// them, at the time it is needed. Returns each one's result, in their order.
+///
+/// Neither `parallel` nor chance changes a segment.
+pub(in crate::layers) fn compress<T: Send>(
+    count: usize,
+    parallel: usize,
+    store: &Store,
+    tree: impl Fn(usize) -> Result<(Tree, T), Error> + Sync,
+) -> Vec<Result<(Vec<Segment>, T), Error>> {
+    let pool = Pool { limit: parallel.max(1), state: Mutex::default(), changed: Condvar::new() };
+    pool.lock().waiting = (0..count).collect();
+    let work = || {
+        while let Some(task) = pool.next() {
+            match task {
+                Task::Piece(piece) => pool.compress(piece, store),
+                Task::Tree(number) => {
+                    let result = tree(number).and_then(|(tree, rest)| {
+                        let cutter =
+                            Cutter { pool: &pool, store, number, pieces: 0, bytes: vec![] };
+                        let failed = |source| Error::Write { path: store.root().into(), source };
+                        append_files(&tree, cutter).and_then(Cutter::finish).map_err(failed)?;
+                        Ok(rest)
+                    });
+                    let mut state = pool.lock();
+                    state.trees.insert(number, result);
+                    state.cutting -= 1;
+                    pool.changed.notify_all();
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..pool.limit).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            worker.join().unwrap_or_else(|panic| resume_unwind(panic));
+        }
+    });
+    let State { trees, segments, .. } =
+        pool.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut of_trees: BTreeMap<usize, Result<Vec<Segment>, Error>> = BTreeMap::new();
+    for ((number, _), segment) in segments {
+        let all = of_trees.entry(number).or_insert_with(|| Ok(Vec::new()));
+        match (all, segment) {
+            (Ok(all), Ok(segment)) => all.push(segment),
+            (all @ Ok(_), Err(error)) => *all = Err(error),
+            (Err(_), _) => {}
+        }
+    }
+    trees
+        .into_iter()
+        .map(|(number, rest)| {
+            let rest = rest?;
+            Ok((of_trees.remove(&number).unwrap_or_else(|| Ok(Vec::new()))?, rest))
+        })
+        .collect()
+}
+
+/// What the threads share: pieces come first, so that few of them lie around.
+struct Pool<T> {
+    limit: usize,
+    state: Mutex<State<T>>,
+    changed: Condvar,
+}
+
+struct State<T> {
+    waiting: VecDeque<usize>,
+    pieces: VecDeque<Piece>,
+    /// Trees that are being made or cut.
+    cutting: usize,
+    trees: BTreeMap<usize, Result<T, Error>>,
+    segments: BTreeMap<(usize, usize), Result<Segment, Error>>,
+}
+
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            pieces: VecDeque::new(),
+            cutting: 0,
+            trees: BTreeMap::new(),
+            segments: BTreeMap::new(),
+        }
+    }
+}
+
+/// A piece of a tree's tar.
+struct Piece {
+    tree: usize,
+    number: usize,
+    bytes: Vec<u8>,
+}
+
+enum Task {
+    Piece(Piece),
+    Tree(usize),
+}
+
+impl<T> Pool<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Task> {
+        let mut state = self.lock();
+        loop {
+            if let Some(piece) = state.pieces.pop_front() {
+                return Some(Task::Piece(piece));
+            }
+            if let Some(number) = state.waiting.pop_front() {
+                state.cutting += 1;
+                return Some(Task::Tree(number));
+            }
+            if state.cutting == 0 {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn compress(&self, piece: Piece, store: &Store) {
+        let segment = keep(&piece.bytes, store);
+        self.lock().segments.insert((piece.tree, piece.number), segment);
+    }
+
+    /// Offers a piece to the other threads; if they are behind, it is compressed here.
+    fn offer(&self, piece: Piece, store: &Store) {
+        let mut state = self.lock();
+        if state.pieces.len() + 1 < self.limit {
+            state.pieces.push_back(piece);
+            self.changed.notify_one();
+        } else {
+            drop(state);
+            self.compress(piece, store);
+        }
+    }
+}
+
+/// Cuts what is written into pieces.
+struct Cutter<'a, T> {
+    pool: &'a Pool<T>,
+    store: &'a Store,
+    number: usize,
+    pieces: usize,
+    bytes: Vec<u8>,
+}
+
+impl<T> Cutter<'_, T> {
+    fn cut(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let piece = Piece { tree: self.number, number: self.pieces, bytes };
+        self.pieces += 1;
+        self.pool.offer(piece, self.store);
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        if !self.bytes.is_empty() {
+            self.cut();
+        }
+        Ok(())
+    }
+}
+
+impl<T> Write for Cutter<'_, T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(CUT - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..taken]);
+        if self.bytes.len() == CUT {
+            self.cut();
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
