@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::base::{self, Base};
 use crate::destination;
 use crate::error::{Doing, Result};
+use crate::gate;
 use crate::image::{self, Artifact};
 use crate::layers::{self, Built};
 use crate::oci::{Digest, Platform};
@@ -52,6 +53,8 @@ pub struct AssembledImage {
     pub added_uncompressed_size: u64,
     /// The sdists among its distributions and how they became wheels.
     pub built: Vec<Built>,
+    /// What was checked before it was written.
+    pub checked: gate::Report,
 }
 
 /// Assembles one cell, from the base image to the places it is written to.
@@ -70,6 +73,11 @@ pub async fn assemble(request: &Request, world: &World) -> Result<Assembled> {
         let made = layers::build(&plan, request, &base, world)
             .await
             .doing(|| format!("make the layers of {} for {platform}", cell.path))?;
+        let doing = || format!("check {} for {platform}", cell.path);
+        let target = gate::target(cell.python(), cell.os(), &base).doing(doing)?;
+        let checked = gate::check(&made.layers, &base, (&target, cell.os()), request.check, world)
+            .await
+            .doing(doing)?;
         let image =
             image::stack(&base, &made.layers, &plan.config, &plan.annotations, plan.created)
                 .doing(|| format!("stack the image of {} for {platform}", cell.path))?;
@@ -80,6 +88,7 @@ pub async fn assemble(request: &Request, world: &World) -> Result<Assembled> {
             added_size: made.layers.iter().map(|layer| layer.descriptor.size()).sum(),
             added_uncompressed_size: made.layers.iter().map(|l| l.uncompressed_size).sum(),
             built: made.built,
+            checked,
         });
         images.push(image);
         if request.destinations.iter().any(Destination::is_on_disk) {

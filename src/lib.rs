@@ -7,6 +7,7 @@ pub mod world;
 
 pub mod base;
 pub mod destination;
+pub mod gate;
 pub mod image;
 pub mod layers;
 pub mod plan;

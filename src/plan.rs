@@ -18,6 +18,9 @@ use crate::recipe::layer::{Brick, ConfigRequest, Files, Prune};
 use crate::recipe::lock::BuildRequirement;
 use crate::request::{Destination, Request};
 
+/// The label of images whose start check was left out.
+pub const NO_CHECK: &str = "assemble.start-check";
+
 /// What will be made of one cell for one platform.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -243,6 +246,9 @@ pub fn plan(request: &Request, base: &Base) -> Result<Plan, Error> {
     config.labels.insert(media_type::BASE_NAME.to_owned(), base.reference.to_string());
     config.labels.insert(media_type::BASE_DIGEST.to_owned(), base.digest.to_string());
     config.labels.insert(media_type::CREATED.to_owned(), created.to_string());
+    if !request.check {
+        config.labels.insert(NO_CHECK.to_owned(), "off".to_owned());
+    }
     config.labels.extend(request.annotations.clone());
     // Registries' pages read labels, other tools annotations: the image-spec's own keys are both.
     let annotations = config

@@ -21,6 +21,9 @@ pub struct Request {
     pub lock: Lock,
     /// Which of the cell's platforms are made, sorted; at least one.
     pub platforms: Vec<Platform>,
+    /// Whether the image is to be checked before it is written: its files, and that it starts if its
+    /// base is on this machine. Without it, a label says so.
+    pub check: bool,
     /// `SOURCE_DATE_EPOCH`, if set: the image's `created`. Never changes a layer.
     pub created: Option<Timestamp>,
     /// Further annotations and labels from the command line.

@@ -108,6 +108,9 @@ pub(super) struct Assemble {
     /// Go on with the other cells when one fails
     #[arg(long)]
     pub keep_going: bool,
+    /// Leave out the start check, and say so in a label; every ELF file is checked nevertheless
+    #[arg(long)]
+    pub no_check: bool,
 }
 
 /// What is written to disk.

@@ -198,6 +198,7 @@ pub(super) fn requests(
                 lock: lock_of(recipe, cell)?,
                 platforms: platforms(cell, flags).doing(doing)?,
                 created,
+                check: !flags.no_check,
                 annotations: BTreeMap::clone(&annotations),
                 destinations: destinations(cell, flags, several),
                 layers: Vec::<Layer>::clone(&recipe.layers),

@@ -16,7 +16,7 @@ use crate::oci::{Descriptor, Digest, descriptor_digest};
 use crate::sandbox::confine::{self, ConfinedFolder, EntryPath, Limits};
 use crate::store::{self, Store};
 
-mod decompress;
+pub(crate) mod decompress;
 
 use decompress::decompress;
 

@@ -1,0 +1,273 @@
+//! What an ELF file asks of the system it is loaded on (pure).
+//!
+//! Read as a loader reads it: from the program headers and the dynamic section, not from section
+//! headers, which may be stripped.
+
+use std::collections::BTreeMap;
+
+use object::endian::Endianness;
+use object::read::elf::{Dyn as _, FileHeader, ProgramHeader as _};
+use object::read::{ReadRef, StringTable};
+use object::{FileKind, elf};
+use serde::{Deserialize, Serialize};
+
+/// The facts of one ELF file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elf {
+    /// `e_machine`
+    pub machine: u16,
+    /// Whether its class is ELFCLASS64.
+    pub wide: bool,
+    /// Whether its data are little-endian.
+    pub little: bool,
+    /// `PT_INTERP`: the loader it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<String>,
+    /// `DT_SONAME`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soname: Option<String>,
+    /// `DT_NEEDED`, in the file's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needed: Vec<String>,
+    /// The folders of `DT_RUNPATH` and `DT_RPATH`, with `$ORIGIN` as it is written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub run_path: Vec<String>,
+    /// Library → versions of its symbols that must be there, sorted; weak ones are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions_needed: BTreeMap<String, Vec<String>>,
+    /// Versions of symbols that it has itself, in the file's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub versions_defined: Vec<String>,
+}
+
+/// A file begins as ELF files do and cannot be read as one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Damaged(String);
+
+/// No list of a real file is longer; a file's own numbers are claims.
+const LONGEST_LIST: usize = 10_000;
+
+/// The facts of a file; `None` if it does not begin with ELF's magic number.
+///
+/// # Errors
+/// It begins so and is not well-formed.
+pub fn read(bytes: &[u8]) -> Result<Option<Elf>, Damaged> {
+    if !bytes.starts_with(b"\x7fELF") {
+        return Ok(None);
+    }
+    let kind = FileKind::parse(bytes).map_err(|error| damaged(&error))?;
+    match kind {
+        FileKind::Elf32 => facts::<elf::FileHeader32<Endianness>>(bytes).map(Some),
+        FileKind::Elf64 => facts::<elf::FileHeader64<Endianness>>(bytes).map(Some),
+        _ => Err(Damaged("neither ELFCLASS32 nor ELFCLASS64".to_owned())),
+    }
+}
+
+fn damaged(error: &object::read::Error) -> Damaged {
+    Damaged(error.to_string())
+}
+
+fn facts<H: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Result<Elf, Damaged> {
+    let header = H::parse(bytes).map_err(|error| damaged(&error))?;
+    let endian = header.endian().map_err(|error| damaged(&error))?;
+    let mut found = Elf {
+        machine: header.e_machine(endian).0,
+        wide: header.is_class_64(),
+        little: endian == Endianness::Little,
+        ..Elf::default()
+    };
+    let segments = header.program_headers(endian, bytes).map_err(|error| damaged(&error))?;
+    let image = Image::<H> { bytes, endian, segments };
+    for segment in segments {
+        if let Some(path) = segment.interpreter(endian, bytes).map_err(|error| damaged(&error))? {
+            found.interpreter = Some(text(path)?);
+        }
+        if let Some(entries) = segment.dynamic(endian, bytes).map_err(|error| damaged(&error))? {
+            image.read_dynamic(entries, &mut found)?;
+        }
+    }
+    Ok(found)
+}
+
+/// A file as its loader sees it.
+struct Image<'a, H: FileHeader> {
+    bytes: &'a [u8],
+    endian: Endianness,
+    segments: &'a [H::ProgramHeader],
+}
+
+impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
+    fn read_dynamic(&self, entries: &'a [H::Dyn], found: &mut Elf) -> Result<(), Damaged> {
+        let entries: Vec<(elf::DynamicTag, u64)> = entries
+            .iter()
+            .map(|entry| (entry.d_tag(self.endian), entry.d_val(self.endian).into()))
+            .take_while(|(tag, _)| *tag != elf::DT_NULL)
+            .collect();
+        let value = |wanted| entries.iter().find(|(tag, _)| *tag == wanted).map(|(_, v)| *v);
+        let Some(strings) = value(elf::DT_STRTAB) else { return Ok(()) };
+        let strings = self.offset(strings)?;
+        let size = value(elf::DT_STRSZ).unwrap_or(0);
+        let strings = StringTable::new(self.bytes, strings, strings.saturating_add(size));
+        for (tag, at) in &entries {
+            match *tag {
+                elf::DT_NEEDED => found.needed.push(string(&strings, *at)?),
+                elf::DT_SONAME => found.soname = Some(string(&strings, *at)?),
+                elf::DT_RUNPATH | elf::DT_RPATH => {
+                    let folders = string(&strings, *at)?;
+                    let folders = folders.split(':').filter(|folder| !folder.is_empty());
+                    found.run_path.extend(folders.map(str::to_owned));
+                }
+                _ => {}
+            }
+        }
+        if let Some(at) = value(elf::DT_VERNEED) {
+            found.versions_needed = self.versions_needed(self.offset(at)?, &strings)?;
+        }
+        if let Some(at) = value(elf::DT_VERDEF) {
+            found.versions_defined = self.versions_defined(self.offset(at)?, &strings)?;
+        }
+        Ok(())
+    }
+
+    /// An address as an offset into the file.
+    fn offset(&self, address: u64) -> Result<u64, Damaged> {
+        self.segments
+            .iter()
+            .filter(|segment| segment.p_type(self.endian) == elf::PT_LOAD)
+            .find_map(|segment| {
+                let start: u64 = segment.p_vaddr(self.endian).into();
+                let size: u64 = segment.p_filesz(self.endian).into();
+                let offset: u64 = segment.p_offset(self.endian).into();
+                let within = address.checked_sub(start).filter(|within| *within < size)?;
+                offset.checked_add(within)
+            })
+            .ok_or_else(|| Damaged(format!("address {address:#x} lies in no segment")))
+    }
+
+    fn versions_needed(
+        &self,
+        mut at: u64,
+        strings: &StringTable<'a, &'a [u8]>,
+    ) -> Result<BTreeMap<String, Vec<String>>, Damaged> {
+        let mut needed: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for _ in 0..LONGEST_LIST {
+            let file: &elf::Verneed<Endianness> = self.at(at)?;
+            let versions =
+                needed.entry(string(strings, file.vn_file.get(self.endian).into())?).or_default();
+            let mut auxiliary = self.step(at, file.vn_aux.get(self.endian))?;
+            for _ in 0..file.vn_cnt.get(self.endian) {
+                let version: &elf::Vernaux<Endianness> = self.at(auxiliary)?;
+                if version.vna_flags.get(self.endian).0 & elf::VER_FLG_WEAK.0 == 0 {
+                    versions.push(string(strings, version.vna_name.get(self.endian).into())?);
+                }
+                match version.vna_next.get(self.endian) {
+                    0 => break,
+                    next => auxiliary = self.step(auxiliary, next)?,
+                }
+            }
+            versions.sort();
+            match file.vn_next.get(self.endian) {
+                0 => return Ok(needed),
+                next => at = self.step(at, next)?,
+            }
+        }
+        Err(Damaged("its list of needed versions has no end".to_owned()))
+    }
+
+    fn versions_defined(
+        &self,
+        mut at: u64,
+        strings: &StringTable<'a, &'a [u8]>,
+    ) -> Result<Vec<String>, Damaged> {
+        let mut defined = Vec::new();
+        for _ in 0..LONGEST_LIST {
+            let version: &elf::Verdef<Endianness> = self.at(at)?;
+            // The first auxiliary entry is the version's name, others are what it stands on.
+            let name: &elf::Verdaux<Endianness> =
+                self.at(self.step(at, version.vd_aux.get(self.endian))?)?;
+            defined.push(string(strings, name.vda_name.get(self.endian).into())?);
+            match version.vd_next.get(self.endian) {
+                0 => return Ok(defined),
+                next => at = self.step(at, next)?,
+            }
+        }
+        Err(Damaged("its list of defined versions has no end".to_owned()))
+    }
+
+    fn at<T: object::pod::Pod>(&self, offset: u64) -> Result<&'a T, Damaged> {
+        self.bytes
+            .read_at(offset)
+            .map_err(|()| Damaged(format!("a version table leaves the file at {offset:#x}")))
+    }
+
+    #[expect(clippy::unused_self, reason = "it reads like the other steps of the walk")]
+    fn step(&self, at: u64, by: u32) -> Result<u64, Damaged> {
+        at.checked_add(by.into()).ok_or_else(|| Damaged("a version table overflows".to_owned()))
+    }
+}
+
+fn string<'a>(strings: &StringTable<'a, &'a [u8]>, at: u64) -> Result<String, Damaged> {
+    let bytes = u32::try_from(at).ok().and_then(|at| strings.get(at).ok());
+    text(bytes.ok_or_else(|| Damaged(format!("there is no string at {at:#x}")))?)
+}
+
+fn text(bytes: &[u8]) -> Result<String, Damaged> {
+    String::from_utf8(bytes.to_vec())
+        .map_err(|error| Damaged(format!("a name is not UTF-8: {:?}", error.as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::fixture::Object;
+
+    #[test]
+    fn what_a_file_asks_for() {
+        let object = Object::of("x86_64")
+            .needs("libc.so.6")
+            .needs("libz.so.1")
+            .version("libc.so.6", "GLIBC_2.2.5")
+            .version("libc.so.6", "GLIBC_2.17")
+            .runs_from("$ORIGIN/../x.libs:/opt/lib")
+            .defines("X_1")
+            .interpreter("/lib64/ld-linux-x86-64.so.2");
+        let found = read(&object.to_bytes()).unwrap().unwrap();
+        assert_eq!((found.machine, found.wide, found.little), (62, true, true));
+        assert_eq!(found.needed, ["libc.so.6", "libz.so.1"]);
+        assert_eq!(found.run_path, ["$ORIGIN/../x.libs", "/opt/lib"]);
+        assert_eq!(found.versions_needed["libc.so.6"], ["GLIBC_2.17", "GLIBC_2.2.5"]);
+        assert_eq!(found.versions_defined, ["X_1"]);
+        assert_eq!(found.interpreter.as_deref(), Some("/lib64/ld-linux-x86-64.so.2"));
+        assert_eq!(read(b"#!/bin/sh\n").unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_and_no_end_of_the_program() {
+        let whole = Object::of("aarch64")
+            .needs("libc.so")
+            .version("libc.so", "V_1")
+            .defines("W")
+            .to_bytes();
+        assert!(read(b"\x7fELF").is_err());
+        for length in 4..whole.len() {
+            // Only that it returns: what is cut off may be what nobody reads.
+            let _outcome = read(&whole[..length]);
+        }
+        for at in 0..whole.len() {
+            for value in [0, 0x7f, 0xff] {
+                let mut broken = whole.clone();
+                broken[at] = value;
+                let _outcome = read(&broken);
+            }
+        }
+    }
+
+    #[test]
+    fn the_test_s_own_program_is_read() {
+        let own = fs_err::read("/proc/self/exe").unwrap();
+        let found = read(&own).unwrap().unwrap();
+        assert!(found.needed.iter().any(|name| name.starts_with("libc.")), "{found:?}");
+        assert!(found.interpreter.is_some());
+    }
+}

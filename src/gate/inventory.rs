@@ -1,0 +1,442 @@
+//! What lies in a stack of layers, without unpacking it: paths, links, ELF facts, and the few
+//! documents that the checks read.
+//!
+//! Made once per layer and kept in the store under its `diff_id`, so that a base that was read before
+//! needs no layer on this machine.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, Read};
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use super::elf::{self, Elf};
+use super::error::Error;
+use crate::base::rootfs::decompress::decompress;
+use crate::oci::Digest;
+use crate::python::record::Hash;
+use crate::store::{self, Store};
+
+/// Records are kept under this name; changes when the same layer would be read differently.
+const RECORDS: &str = "inventory-1";
+/// Files that are read into memory at all: nothing larger is an ELF file of a base or wheel.
+const LARGEST_FILE: u64 = 2 << 30;
+/// Documents that are kept; a RECORD of 100,000 files is smaller.
+const LARGEST_DOCUMENT: u64 = 16 << 20;
+/// Linux follows no more links than this in one path.
+const MOST_LINKS: usize = 40;
+
+/// What one layer says of one path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Node {
+    /// A folder.
+    Directory,
+    /// A symbolic link, and where it points.
+    Link(String),
+    /// A regular file.
+    File(Box<File>),
+    /// A device or pipe.
+    Other,
+}
+
+/// A regular file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Permission bits.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// As RECORD writes it: `sha256=…`.
+    pub hash: String,
+    /// What it asks of the system, if it is an ELF file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elf: Option<Elf>,
+    /// Why it cannot be read as the ELF file that it seems to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// The rest of its first line, if that begins with `#!`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<String>,
+    /// The whole text, of documents that the checks read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// What one layer changes, in the order of its tar.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Layer {
+    nodes: Vec<(String, Node)>,
+    /// Paths that are gone.
+    removed: Vec<String>,
+    /// Folders whose lower content is gone.
+    emptied: Vec<String>,
+}
+
+/// The nodes of a stack of layers by their paths, without the leading slash.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    nodes: BTreeMap<String, Node>,
+}
+
+/// A layer in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredLayer {
+    /// Of the compressed bytes.
+    pub digest: Digest,
+    /// Of the tar.
+    pub diff_id: Digest,
+}
+
+impl Inventory {
+    /// Reads layers, bottom first; `None` if one was never read and is not in the store. It blocks.
+    ///
+    /// # Errors
+    /// A layer is no tar, or the disk said no.
+    pub fn of(layers: &[StoredLayer], store: &Store) -> Result<Option<Self>, Error> {
+        let mut inventory = Self::default();
+        for layer in layers {
+            let Some(layer) = read_layer(layer, store)? else { return Ok(None) };
+            inventory.apply(layer);
+        }
+        Ok(Some(inventory))
+    }
+
+    /// This one's nodes over those of `below`. Layers of ours have no whiteouts.
+    #[must_use]
+    pub fn over(&self, below: &Self) -> Self {
+        let mut nodes = below.nodes.clone();
+        nodes.extend(self.nodes.iter().map(|(path, node)| (path.clone(), node.clone())));
+        Self { nodes }
+    }
+
+    /// All nodes, in byte order of paths.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.nodes.iter().map(|(path, node)| (path.as_str(), node))
+    }
+
+    /// All regular files, in byte order of paths.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &File)> {
+        self.iter().filter_map(|(path, node)| match node {
+            Node::File(file) => Some((path, &**file)),
+            _ => None,
+        })
+    }
+
+    /// What lies at `path` (absolute, or relative to `/`) after all links are followed, and where;
+    /// `None` if there is nothing or the links lead nowhere.
+    pub fn find(&self, path: &str) -> Option<(String, &Node)> {
+        let mut todo: Vec<String> = parts(path).rev().map(str::to_owned).collect();
+        let mut here: Vec<String> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = todo.pop() {
+            match part.as_str() {
+                "." => continue,
+                ".." => {
+                    here.pop();
+                    continue;
+                }
+                _ => here.push(part),
+            }
+            if let Some(Node::Link(target)) = self.nodes.get(&here.join("/")) {
+                links += 1;
+                if links > MOST_LINKS {
+                    return None;
+                }
+                here.pop();
+                if target.starts_with('/') {
+                    here.clear();
+                }
+                todo.extend(parts(target).rev().map(str::to_owned));
+            }
+        }
+        let path = here.join("/");
+        if path.is_empty() {
+            return Some((path, &Node::Directory));
+        }
+        if let Some(node) = self.nodes.get(&path) {
+            return Some((path, node));
+        }
+        // A folder that no layer describes exists if something lies below.
+        let below = format!("{path}/");
+        let first = self.nodes.range(below.clone()..).next();
+        first
+            .is_some_and(|(found, _)| found.starts_with(&below))
+            .then_some((path, &Node::Directory))
+    }
+
+    /// Whether there is anything at `path`.
+    pub fn has(&self, path: &str) -> bool {
+        self.find(path).is_some()
+    }
+
+    /// The regular file at `path`, links followed.
+    pub fn file(&self, path: &str) -> Option<&File> {
+        match self.find(path)?.1 {
+            Node::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    fn apply(&mut self, layer: Layer) {
+        for path in &layer.emptied {
+            self.remove_below(path);
+        }
+        for path in &layer.removed {
+            self.nodes.remove(path);
+            self.remove_below(path);
+        }
+        for (path, node) in layer.nodes {
+            if node != Node::Directory {
+                self.remove_below(&path);
+            } else if matches!(self.nodes.get(&path), Some(Node::Link(_))) {
+                // Extractors go through a link to a folder and keep it.
+                continue;
+            }
+            self.nodes.insert(path, node);
+        }
+    }
+
+    fn remove_below(&mut self, path: &str) {
+        let prefix = format!("{path}/");
+        let gone: Vec<String> = self
+            .nodes
+            .range(prefix.clone()..)
+            .map(|(path, _)| path.clone())
+            .take_while(|path| path.starts_with(&prefix))
+            .collect();
+        for path in gone {
+            self.nodes.remove(&path);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn made(nodes: impl IntoIterator<Item = (String, Node)>) -> Self {
+        Self { nodes: nodes.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+impl File {
+    /// A file with these bytes, read as one of a layer is.
+    pub(super) fn made(path: &str, bytes: &[u8], mode: u32) -> Self {
+        file(path, bytes, mode)
+    }
+}
+
+fn parts(path: &str) -> impl DoubleEndedIterator<Item = &str> {
+    path.split('/').filter(|part| !part.is_empty())
+}
+
+fn read_layer(layer: &StoredLayer, store: &Store) -> Result<Option<Layer>, Error> {
+    if let Some(record) = store.record(RECORDS, &layer.diff_id)?
+        && let Ok(known) = serde_json::from_slice(&record)
+    {
+        return Ok(Some(known));
+    }
+    if !store.verify(&layer.digest)? {
+        return Ok(None);
+    }
+    let unreadable = |source| Error::Layer { layer: layer.digest, source };
+    let blob = fs::File::open(store.blob_path(&layer.digest)).map_err(unreadable)?;
+    let tar = decompress(BufReader::new(blob)).map_err(unreadable)?;
+    let read = read_tar(tar).map_err(unreadable)?;
+    let record = serde_json::to_vec(&read).map_err(|error| unreadable(error.into()))?;
+    store.put_record(RECORDS, &layer.diff_id, &record)?;
+    Ok(Some(read))
+}
+
+fn read_tar(tar: impl Read) -> io::Result<Layer> {
+    let mut layer = Layer::default();
+    let mut archive = tar::Archive::new(tar);
+    // Where each path of this layer stands, for hard links.
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let kind = entry.header().entry_type();
+        if kind.is_pax_global_extensions() {
+            continue;
+        }
+        let path = normalised(&entry.path_bytes());
+        if path.is_empty() {
+            continue;
+        }
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        if name == ".wh..wh..opq" {
+            layer.emptied.push(parent.to_owned());
+            continue;
+        }
+        if let Some(hidden) = name.strip_prefix(".wh.") {
+            let gone = if parent.is_empty() { String::new() } else { format!("{parent}/") };
+            layer.removed.push(gone + hidden);
+            continue;
+        }
+        let target = entry.link_name_bytes().map(std::borrow::Cow::into_owned);
+        let node = if kind.is_dir() {
+            Node::Directory
+        } else if kind.is_symlink() {
+            Node::Link(String::from_utf8_lossy(&target.unwrap_or_default()).into_owned())
+        } else if kind.is_hard_link() {
+            let target = normalised(&target.unwrap_or_default());
+            match places.get(&target).and_then(|place| layer.nodes.get(*place)) {
+                Some((_, node)) => node.clone(),
+                // It is in a layer below; what it is there, the link says.
+                None => Node::Link(format!("/{target}")),
+            }
+        } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+            let mode = entry.header().mode()?;
+            if entry.size() > LARGEST_FILE {
+                return Err(io::Error::other(format!("`{path}` has {} bytes", entry.size())));
+            }
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            Node::File(Box::new(file(&path, &bytes, mode)))
+        } else {
+            Node::Other
+        };
+        places.insert(path.clone(), layer.nodes.len());
+        layer.nodes.push((path, node));
+    }
+    Ok(layer)
+}
+
+fn normalised(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    parts(&name).filter(|part| *part != ".").collect::<Vec<_>>().join("/")
+}
+
+fn file(path: &str, bytes: &[u8], mode: u32) -> File {
+    let (elf, damage) = match elf::read(bytes) {
+        Ok(facts) => (facts, None),
+        Err(damage) => (None, Some(damage.to_string())),
+    };
+    let interpreter = bytes.strip_prefix(b"#!").map(|rest| {
+        let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        String::from_utf8_lossy(&line[..line.len().min(4096)]).trim().to_owned()
+    });
+    let is_document = path.ends_with(".dist-info/RECORD")
+        || path.ends_with(".dist-info/entry_points.txt")
+        || path.ends_with(".dist-info/METADATA")
+        || matches!(path, "etc/os-release" | "usr/lib/os-release");
+    let text = (is_document && bytes.len() as u64 <= LARGEST_DOCUMENT)
+        .then(|| String::from_utf8_lossy(bytes).into_owned());
+    File {
+        mode: mode & 0o7777,
+        size: bytes.len() as u64,
+        hash: Hash::of(bytes).to_string(),
+        elf,
+        damage,
+        interpreter,
+        text,
+    }
+}
+
+/// The layers of a base, as the store knows them.
+///
+/// # Errors
+/// A digest of the manifest cannot be checked.
+pub fn layers_of(base: &crate::base::Base) -> Result<Vec<StoredLayer>, Error> {
+    base.manifest
+        .layers()
+        .iter()
+        .zip(&base.diff_ids)
+        .map(|(layer, diff_id)| {
+            Ok(StoredLayer { digest: crate::oci::descriptor_digest(layer)?, diff_id: *diff_id })
+        })
+        .collect()
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tar(entries: &[(&str, char, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind, content) in entries {
+            let mut header = tar::Header::new_ustar();
+            header.set_path(path).unwrap();
+            header.set_mode(0o755);
+            header.set_entry_type(tar::EntryType::new(*kind as u8));
+            let mut bytes = content.as_bytes();
+            if matches!(kind, '1' | '2') {
+                header.set_link_name(content).unwrap();
+                bytes = b"";
+            }
+            header.set_size(bytes.len() as u64);
+            header.set_cksum();
+            builder.append(&header, bytes).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn stacked(layers: &[&[(&str, char, &str)]]) -> Inventory {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let layers: Vec<StoredLayer> = layers
+            .iter()
+            .map(|entries| {
+                let digest = store.put(&tar(entries)).unwrap();
+                StoredLayer { digest, diff_id: digest }
+            })
+            .collect();
+        let found = Inventory::of(&layers, &store).unwrap().unwrap();
+        // The records are enough.
+        for layer in &layers {
+            fs::remove_file(store.blob_path(&layer.digest)).unwrap();
+        }
+        assert_eq!(Inventory::of(&layers, &store).unwrap().as_ref(), Some(&found));
+        found
+    }
+
+    #[test]
+    fn layers_stack_as_they_are_unpacked() {
+        let found = stacked(&[
+            &[
+                ("bin", '2', "usr/bin"),
+                ("usr/bin/busybox", '0', "x"),
+                ("usr/bin/sh", '2', "/bin/busybox"),
+                ("usr/bin/ash", '1', "usr/bin/busybox"),
+                ("opt/gone/a", '0', ""),
+                ("opt/old", '0', ""),
+                ("loop", '2', "loop"),
+                ("etc/os-release", '0', "ID=alpine\n"),
+            ],
+            &[
+                ("opt/gone/.wh..wh..opq", '0', ""),
+                ("opt/.wh.old", '0', ""),
+                ("opt/gone/b", '0', "#!/bin/sh -e\n"),
+                ("bin/", '5', ""),
+            ],
+        ]);
+        for (path, expected) in [
+            ("/bin/sh", Some("usr/bin/busybox")),
+            ("bin/../bin/ash", Some("usr/bin/ash")),
+            ("/usr", Some("usr")),
+            ("/", Some("")),
+            ("/opt/gone/a", None),
+            ("/opt/gone/b", Some("opt/gone/b")),
+            ("/opt/old", None),
+            ("/loop", None),
+            ("/us", None),
+        ] {
+            assert_eq!(found.find(path).map(|(path, _)| path).as_deref(), expected, "{path}");
+        }
+        assert_eq!(found.file("opt/gone/b").unwrap().interpreter.as_deref(), Some("/bin/sh -e"));
+        assert_eq!(found.file("etc/os-release").unwrap().text.as_deref(), Some("ID=alpine\n"));
+    }
+
+    #[test]
+    fn what_is_not_here_is_none() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let absent = Digest::of(b"absent");
+        let layer = StoredLayer { digest: absent, diff_id: absent };
+        assert_eq!(Inventory::of(&[layer], &store).unwrap(), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! Which distribution brings a file: by the RECORDs in the layers (pure).
+
+use std::collections::BTreeMap;
+
+use super::inventory::Inventory;
+use crate::python::record::Record;
+
+/// What no distribution brings.
+const NOBODY: &str = "a layer's own file";
+
+/// An installed distribution of the layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distribution {
+    /// `zope_interface 8.7`: as its `.dist-info` folder says.
+    pub name: String,
+    /// The folder that holds `.dist-info`, without the leading slash.
+    pub site: String,
+    /// `zope_interface-8.7.dist-info`, below `site`.
+    pub dist_info: String,
+    /// Its RECORD, or why there is none.
+    pub record: Result<Record, String>,
+}
+
+/// File → distribution.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// Sorted by folder.
+    pub distributions: Vec<Distribution>,
+    files: BTreeMap<String, usize>,
+}
+
+impl Owners {
+    /// Reads every RECORD below a folder `….dist-info` of the layers.
+    pub fn of(ours: &Inventory) -> Self {
+        let mut owners = Self::default();
+        let mut folders: Vec<&str> = ours
+            .files()
+            .filter_map(|(path, _)| path.rsplit_once('/').map(|(folder, _)| folder))
+            .filter(|folder| folder.ends_with(".dist-info"))
+            .collect();
+        folders.sort_unstable();
+        folders.dedup();
+        for folder in folders {
+            let (site, dist_info) = folder.rsplit_once('/').unwrap_or(("", folder));
+            let stem = dist_info.trim_end_matches(".dist-info");
+            let record = match ours.file(&format!("{folder}/RECORD")).map(|file| &file.text) {
+                Some(Some(text)) => {
+                    Record::parse(text.as_bytes()).map_err(|error| error.to_string())
+                }
+                Some(None) => Err("it is too large".to_owned()),
+                None => Err("there is none".to_owned()),
+            };
+            let position = owners.distributions.len();
+            for path in record.iter().flat_map(|record| record.rows.keys()) {
+                owners.files.insert(place(site, path), position);
+            }
+            owners.distributions.push(Distribution {
+                name: stem.replacen('-', " ", 1),
+                site: site.to_owned(),
+                dist_info: dist_info.to_owned(),
+                record,
+            });
+        }
+        owners
+    }
+
+    /// The distribution of the file at `path`, for messages.
+    pub fn owner(&self, path: &str) -> String {
+        let position = self.files.get(path);
+        let owner = position.and_then(|position| self.distributions.get(*position));
+        owner.map_or(NOBODY, |owner| &owner.name).to_owned()
+    }
+
+    /// Whether a RECORD lists the file.
+    pub fn is_owned(&self, path: &str) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// All files of the distribution that brings `path`.
+    pub fn siblings(&self, path: &str) -> impl Iterator<Item = &str> {
+        let own = self.files.get(path).copied();
+        self.files
+            .iter()
+            .filter(move |(_, position)| Some(**position) == own)
+            .map(|(path, _)| path.as_str())
+    }
+}
+
+/// A RECORD's path as one below `/`: `..` leads out of site-packages.
+pub(super) fn place(site: &str, path: &str) -> String {
+    if let Some(absolute) = path.strip_prefix('/') {
+        return absolute.to_owned();
+    }
+    let mut parts: Vec<&str> = site.split('/').filter(|part| !part.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
