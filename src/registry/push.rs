@@ -217,7 +217,8 @@ impl Client {
     ) -> Vec<String> {
         let named = mount_from
             .iter()
-            .map(Endpoint::upstream)
+            // A mirror that is the target itself has what it serves, too.
+            .flat_map(|from| self.endpoints(from))
             .filter(|from| from.registry == endpoint.registry)
             .map(|from| from.repository);
         let holders = self.shared.holders.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,6 +9,12 @@ mod support;
 /// The documents' tables are true.
 #[cfg(test)]
 mod architecture;
+/// How the other modules run the program.
+#[cfg(test)]
+mod command;
+/// The main job on real parts, from the lock to a load test in a container.
+#[cfg(test)]
+mod end_to_end;
 /// The entrypoint script, under every shell it has to run in.
 #[cfg(test)]
 mod entrypoint;

@@ -126,14 +126,27 @@ impl DockerRegistry {
 
 /// The status of a GET without TLS; `None` if nobody answers.
 pub(crate) fn http_status(address: &str, path: &str) -> Option<u16> {
+    Some(http(address, "GET", path, "")?.0)
+}
+
+/// Status and body of a request without TLS; `None` if nobody answers. A body that is sent is a form.
+pub(crate) fn http(address: &str, method: &str, path: &str, form: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
+    // 1.0: the body ends where the connection does.
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}",
+        form.len()
+    )
+    .ok()?;
     let mut answer = Vec::new();
     // Closed early by the server is an answer if the first line came.
     let _read = stream.read_to_end(&mut answer);
-    let line = answer.split(|&byte| byte == b'\r').next()?;
-    std::str::from_utf8(line).ok()?.split(' ').nth(1)?.parse().ok()
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 /// A Docker daemon of its own: data, socket and bridge are shared with nobody. Needs root.
@@ -201,6 +214,11 @@ impl Docker {
     /// Runs `docker <arguments>`, which must succeed; its stdout.
     pub(crate) fn run(&self, arguments: &[&str]) -> String {
         succeed(&mut self.command(arguments))
+    }
+
+    /// The address of the containerd that it runs on.
+    pub(crate) fn containerd(&self) -> PathBuf {
+        self.folder.path().join("exec/containerd/containerd.sock")
     }
 
     /// What the daemon said so far.
