@@ -238,10 +238,11 @@ async fn wheel_of(
             distribution.name, distribution.version
         ));
     }
-    if let Some(refusal) = &wheel.refusal {
+    if wheel.tier == Tier::Loader {
         world.progress.notice(&format!(
-            "{} was built through the base's loader, without namespaces: {refusal}",
-            distribution.name
+            "{} was built through the base's loader, without namespaces: {}",
+            distribution.name,
+            wheel.refusal.as_deref().unwrap_or("as was asked for")
         ));
     }
     let figures = Built {

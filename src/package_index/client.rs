@@ -304,7 +304,7 @@ impl Client {
         let found = Digest::of(&answer.body);
         match digest {
             Some(expected) if *expected != found => Err(store::Error::Mismatch {
-                what: format!("{}.metadata", file.file_name),
+                what: format!("`{}.metadata`", file.file_name),
                 expected: *expected,
                 found,
             }
@@ -430,7 +430,7 @@ impl Client {
         match expected {
             // Another caller fetched it without knowing the hash.
             Some(expected) if *expected != fetched.0 => Err(store::Error::Mismatch {
-                what: file.file_name.clone(),
+                what: format!("`{}`", file.file_name),
                 expected: *expected,
                 found: fetched.0,
             }
@@ -461,7 +461,7 @@ fn keep(
 ) -> Result<(Digest, u64), Error> {
     check_size(&file.file_name, file.size, size)?;
     Ok(match expected {
-        Some(digest) => (*digest, writer.commit_as(digest, &file.file_name)?),
+        Some(digest) => (*digest, writer.commit_as(digest, &format!("`{}`", file.file_name))?),
         None => writer.commit()?,
     })
 }

@@ -18,6 +18,9 @@ mod end_to_end;
 /// The entrypoint script, under every shell it has to run in.
 #[cfg(test)]
 mod entrypoint;
+/// Every exit code, each way to it, and what is said.
+#[cfg(test)]
+mod errors;
 /// The fixtures' own test.
 #[cfg(test)]
 mod made_bases;
