@@ -10,12 +10,14 @@
 //! | musl, `BusyBox`, CA certificates | Debian |
 //! | OpenSSL, zlib, bzip2, xz, `SQLite`, libffi | shared libraries that wheels bundle |
 //!
-//! A base is built once and kept; no tool beyond this program takes part.
+//! A base is built once and kept; no tool beyond this program takes part. Only the Pythons 3.6 and
+//! 3.8, which were linked against LibreSSL, need a C compiler for musl: see [`BaseSpec::compiler`].
 
 mod debian;
 mod download;
 mod error;
 mod image;
+mod libressl;
 mod python;
 mod rootfs;
 mod system;
@@ -84,6 +86,11 @@ impl BaseSpec {
         Self { media_types, ..self }
     }
 
+    /// The tool that this base cannot be made without.
+    pub(crate) fn compiler(&self) -> Option<&'static str> {
+        libressl::sonames(self).map(|_| libressl::COMPILER)
+    }
+
     /// `3.13-alpine3.24`, the tag of the official image.
     pub(crate) fn tag(&self) -> String {
         format!("{}-{}", self.python, self.os)
@@ -120,6 +127,8 @@ fn recipe() -> String {
     let code = [
         include_str!("debian.rs"),
         include_str!("image.rs"),
+        include_str!("libressl.c"),
+        include_str!("libressl.rs"),
         include_str!("python.rs"),
         include_str!("rootfs.rs"),
         include_str!("system.rs"),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::download::Client;
 use super::rootfs::Rootfs;
 use super::wheels::{self, Wheel};
-use super::{Architecture, BaseSpec, Error, Result, debian, python};
+use super::{Architecture, BaseSpec, Error, Result, debian, libressl, python};
 
 /// What the layer is made of.
 #[derive(Debug)]
@@ -139,6 +139,7 @@ pub(crate) fn layer(spec: &BaseSpec, parts: &Parts) -> Result<Rootfs> {
         }
     }
 
+    let mut openssl = Vec::new();
     for (library, wheel) in &parts.libraries {
         let beginning = format!("{}-", library.name);
         let (name, bytes) = wheels::member(wheel, |path| {
@@ -146,8 +147,17 @@ pub(crate) fn layer(spec: &BaseSpec, parts: &Parts) -> Result<Rootfs> {
             path.contains(".libs") && name.starts_with(&beginning)
         })?;
         // Under the wheel's own name too: its libraries find each other by these.
-        rootfs.program(&format!("usr/lib/{name}"), bytes);
+        rootfs.program(&format!("usr/lib/{name}"), bytes.clone());
         rootfs.link(&format!("usr/lib/{}", library.soname), &name);
+        if matches!(library.name, "libssl" | "libcrypto") {
+            openssl.push((name, bytes));
+        }
+    }
+    if let Some(sonames) = libressl::sonames(spec) {
+        rootfs.program("usr/lib/libressl.so", libressl::compile(&openssl)?);
+        for soname in sonames {
+            rootfs.link(&format!("usr/lib/{soname}"), "libressl.so");
+        }
     }
     if parts.packages.contains_key("libffi8") {
         let libffi = one(parts, "libffi8", |path| path.contains("/libffi.so.8."))?;
