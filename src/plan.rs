@@ -12,10 +12,13 @@ use serde::Serialize;
 
 use crate::base::Base;
 use crate::error::{Failure, Kind};
-use crate::oci::{Digest, Platform, Reference, media_type};
-use crate::recipe::cell::Exceptions;
-use crate::recipe::layer::{Brick, ConfigRequest, Files, Prune};
+use crate::oci::{self, Digest, Platform, Reference, media_type};
+use crate::recipe::cell::{Exceptions, Limit, Override, Reasoned};
+use crate::recipe::layer::{Brick, ConfigRequest, Files};
 use crate::recipe::lock::BuildRequirement;
+use crate::recipe::python::{
+    Bytecode, Duplicates, Invalidation, Launcher, Prune, Python, Replacement, Strip,
+};
 use crate::request::{Destination, Request};
 
 /// The label of images whose start check was left out.
@@ -44,8 +47,9 @@ pub struct Plan {
     pub annotations: BTreeMap<String, String>,
     /// The image's `created`.
     pub created: Timestamp,
-    /// Where this cell differs from the rest, and why.
-    pub exceptions: Exceptions,
+    /// Where the image is not what its distributions' projects published, and why. The image says so
+    /// itself, in the label [`DEVIATIONS`].
+    pub deviations: Deviations,
     /// Where it goes.
     pub destinations: Vec<Destination>,
 }
@@ -124,11 +128,8 @@ pub struct PlannedLayer {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Content {
-    /// All of the plan's distributions.
-    Python {
-        /// What is left out.
-        prune: Vec<Prune>,
-    },
+    /// All of the plan's distributions, with the plan's deviations.
+    Python,
     /// Files of the layer's folder; templates are expanded.
     Files(Files),
 }
@@ -156,6 +157,90 @@ pub struct ConfigChange {
     pub stop_signal: Option<String>,
 }
 
+/// The label that holds a plan's [`Deviations`] as JSON.
+pub const DEVIATIONS: &str = "assemble.deviations";
+
+/// Every way in which an image is not what its distributions' projects published, with reasons; only
+/// what holds for the cell, sorted. Its JSON has one text for one value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Deviations {
+    /// Modules are compiled in advance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytecode: Option<Bytecode>,
+    /// Bounds on projects nobody asks for directly.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<Reasoned>,
+    /// Equal files are one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicates: Option<Duplicates>,
+    /// Files uploaded later were not considered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_newer: Option<Limit>,
+    /// Commands that do something before they call their entry point.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub launchers: Vec<Launcher>,
+    /// What replaces every requirement on a project.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
+    /// Files that are left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prune: Vec<Prune>,
+    /// Text that is replaced in installed files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replacements: Vec<Replacement>,
+    /// Requirements besides the main one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<Reasoned>,
+    /// Shared objects without what only debuggers and linkers read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strip: Option<Strip>,
+    /// Asked for, but not possible here; one line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
+}
+
+impl Deviations {
+    /// Those of a request, for a base with this Python.
+    fn of(request: &Request, python: (u8, u8)) -> Result<Self, String> {
+        let Exceptions { requirements, constraints, overrides, exclude_newer, platforms: _ } =
+            Exceptions::of(&request.cell, &request.layers)?;
+        let mut all =
+            Self { requirements, constraints, overrides, exclude_newer, ..Self::default() };
+        for layer in &request.layers {
+            let Brick::Python(brick) = &layer.brick else { continue };
+            let brick = brick.of_cell(&request.cell.columns);
+            let Python { prune, launchers, replacements, strip, duplicates, bytecode, .. } =
+                brick.map_err(|problem| format!("layer `{}`: {problem}", layer.name))?;
+            all.prune.extend(prune);
+            all.launchers.extend(launchers);
+            all.replacements.extend(replacements);
+            all.strip = strip;
+            all.duplicates = duplicates;
+            all.bytecode = bytecode;
+        }
+        if let Some(Bytecode { invalidation: Invalidation::UncheckedHash, .. }) = all.bytecode
+            && python < (3, 7)
+        {
+            all.bytecode = None;
+            all.without.push(format!(
+                "bytecode: Python {}.{} knows no unchecked hashes, and times in it would be wrong",
+                python.0, python.1
+            ));
+        }
+        all.prune.sort();
+        all.launchers.sort();
+        all.replacements.sort();
+        Ok(all)
+    }
+
+    /// Compact JSON, its keys sorted.
+    fn to_json(&self) -> Result<String, String> {
+        let bytes = oci::json::to_canonical_vec(self).map_err(|error| error.to_string())?;
+        String::from_utf8(bytes).map_err(|error| error.to_string())
+    }
+}
+
 /// Why no plan can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -179,6 +264,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// The exceptions and deviations do not fit this cell.
+    #[error("{cell}: {problem}")]
+    Cell {
+        /// The cell.
+        cell: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The lock has no file of a distribution for the platform.
     #[error("the lock has no file for {platform}")]
     NoFile {
@@ -191,7 +284,7 @@ impl Failure for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::OtherPython { .. } => Kind::Integrity,
-            Self::Layer { .. } => Kind::Usage,
+            Self::Layer { .. } | Self::Cell { .. } => Kind::Usage,
             Self::NoFile { .. } => Kind::Drift,
         }
     }
@@ -203,7 +296,7 @@ impl Failure for Error {
                  `base` in matrix.toml at the right image"
                     .into(),
             ),
-            Self::Layer { .. } => None,
+            Self::Layer { .. } | Self::Cell { .. } => None,
             Self::NoFile { .. } => Some("run `assemble lock` for this cell again".into()),
         }
     }
@@ -222,14 +315,14 @@ pub fn plan(request: &Request, base: &Base) -> Result<Plan, Error> {
         .iter()
         .map(|layer| {
             let content = match &layer.brick {
-                Brick::Python(brick) => Content::Python { prune: brick.prune.clone() },
+                Brick::Python(_) => Content::Python,
                 Brick::Files(files) => Content::Files(
                     expand_files(files, request)
                         .map_err(|problem| Error::Layer { layer: layer.name.clone(), problem })?,
                 ),
             };
             let created_by = match &content {
-                Content::Python { .. } => {
+                Content::Python => {
                     format!("assemble: {}", request.lock.inputs.requirements.join(" "))
                 }
                 Content::Files(_) => format!("assemble: layers/{}", layer.name),
@@ -243,6 +336,19 @@ pub fn plan(request: &Request, base: &Base) -> Result<Plan, Error> {
             .map_err(|problem| Error::Layer { layer: layer.name.clone(), problem })?;
     }
     let created = created(request, base);
+    let planned_base = PlannedBase {
+        reference: base.reference.clone(),
+        digest: base.digest,
+        pinned: request.lock.base.is_some(),
+        python,
+        layers: base.manifest.layers().len(),
+        size: base.manifest.layers().iter().map(oci_spec::image::Descriptor::size).sum(),
+    };
+    let cell = |problem| Error::Cell { cell: request.cell.path.clone(), problem };
+    let deviations = Deviations::of(request, planned_base.python_minor()).map_err(cell)?;
+    if deviations != Deviations::default() {
+        config.labels.insert(DEVIATIONS.to_owned(), deviations.to_json().map_err(cell)?);
+    }
     config.labels.insert(media_type::BASE_NAME.to_owned(), base.reference.to_string());
     config.labels.insert(media_type::BASE_DIGEST.to_owned(), base.digest.to_string());
     config.labels.insert(media_type::CREATED.to_owned(), created.to_string());
@@ -262,20 +368,13 @@ pub fn plan(request: &Request, base: &Base) -> Result<Plan, Error> {
         cell: request.cell.path.clone(),
         reference: request.cell.reference.clone(),
         platform: platform.clone(),
-        base: PlannedBase {
-            reference: base.reference.clone(),
-            digest: base.digest,
-            pinned: request.lock.base.is_some(),
-            python,
-            layers: base.manifest.layers().len(),
-            size: base.manifest.layers().iter().map(oci_spec::image::Descriptor::size).sum(),
-        },
+        base: planned_base,
         distributions,
         layers,
         config,
         annotations,
         created,
-        exceptions: request.cell.exceptions.clone(),
+        deviations,
         destinations: request.destinations.clone(),
     })
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::assemble::Assembled;
 use crate::error::Error;
-use crate::plan::{Content, Plan};
+use crate::plan::{Content, DEVIATIONS, Deviations, Plan};
 use crate::registry::Cost;
 
 /// An error as a person reads it: what could not be done, why, and what to do next.
@@ -66,7 +66,7 @@ pub(super) fn plan(plan: &Plan) -> String {
     for layer in &plan.layers {
         line(2, format!("layer {} ({})", layer.name, layer.created_by));
         match &layer.content {
-            Content::Python { prune } => {
+            Content::Python => {
                 for item in &plan.distributions {
                     let how = if item.is_wheel() {
                         String::new()
@@ -89,9 +89,6 @@ pub(super) fn plan(plan: &Plan) -> String {
                         ),
                     );
                 }
-                for rule in prune {
-                    line(4, format!("without {}: {}", rule.paths.join(" "), rule.reason));
-                }
             }
             Content::Files(files) => {
                 for file in &files.files {
@@ -106,13 +103,8 @@ pub(super) fn plan(plan: &Plan) -> String {
             }
         }
     }
-    let exceptions = &plan.exceptions;
-    for item in exceptions.requirements.iter().chain(&exceptions.constraints) {
-        line(2, format!("exception {}: {}", item.requirement, item.reason));
-    }
-    for item in &exceptions.overrides {
-        let what = item.requirement.clone().or(item.drop.as_ref().map(|name| format!("no {name}")));
-        line(2, format!("exception {}: {}", what.unwrap_or_default(), item.reason));
+    for words in deviations(&plan.deviations) {
+        line(2, words);
     }
     let config = &plan.config;
     line(2, "config".to_owned());
@@ -136,7 +128,8 @@ pub(super) fn plan(plan: &Plan) -> String {
     for (name, value) in &config.env {
         line(4, format!("Env {name}={value}"));
     }
-    for (key, value) in &config.labels {
+    // The deviations are told above, one line each.
+    for (key, value) in config.labels.iter().filter(|(key, _)| *key != DEVIATIONS) {
         line(4, format!("Label {key}={value}"));
     }
     line(2, format!("created {}", plan.created));
@@ -144,6 +137,56 @@ pub(super) fn plan(plan: &Plan) -> String {
         line(2, format!("to {destination}"));
     }
     text
+}
+
+/// Every deviation and its reason, one line each.
+fn deviations(all: &Deviations) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut add = |what: String, reason: &str| lines.push(format!("{what}: {reason}"));
+    for item in &all.requirements {
+        add(format!("also {}", item.requirement), &item.reason);
+    }
+    for item in &all.constraints {
+        add(format!("constraint {}", item.requirement), &item.reason);
+    }
+    for item in &all.overrides {
+        match &item.drop {
+            Some(name) => add(format!("override: no {name}"), &item.reason),
+            None => add(format!("override {}", item.what()), &item.reason),
+        }
+    }
+    if let Some(limit) = &all.exclude_newer {
+        add(format!("nothing newer than {}", limit.date), &limit.reason);
+    }
+    for item in &all.launchers {
+        add(
+            format!("command {} runs `{}` first", item.script, item.before.join("; ")),
+            &item.reason,
+        );
+    }
+    for item in &all.replacements {
+        let what = format!(
+            "in {} {:?} becomes {:?} ({} times)",
+            item.path, item.from, item.to, item.count
+        );
+        add(what, &item.reason);
+    }
+    for item in &all.prune {
+        add(format!("without {}", item.paths.join(" ")), &item.reason);
+    }
+    if let Some(item) = &all.strip {
+        add("shared objects are stripped".to_owned(), &item.reason);
+    }
+    if let Some(item) = &all.duplicates {
+        let smallest = size(item.smallest);
+        add(format!("equal files of at least {smallest} are hard links"), &item.reason);
+    }
+    if let Some(item) = &all.bytecode {
+        let what = if item.paths.is_empty() { "all modules".into() } else { item.paths.join(" ") };
+        add(format!("bytecode of {what}"), &item.reason);
+    }
+    lines.extend(all.without.iter().map(|what| format!("without {what}")));
+    lines
 }
 
 /// A result as a person reads it.

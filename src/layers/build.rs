@@ -86,8 +86,10 @@ pub async fn build(
     for (planned, brick) in plan.layers.iter().zip(&request.layers) {
         let created_by = &planned.created_by;
         layers.push(match &planned.content {
-            Content::Python { prune } => {
-                let rules = prune
+            Content::Python => {
+                let rules = plan
+                    .deviations
+                    .prune
                     .iter()
                     .map(|rule| Prune::new(&rule.paths, &rule.reason))
                     .collect::<Result<Vec<_>, _>>()?;

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use pep508_rs::{PackageName, Requirement};
 use serde::{Deserialize, Serialize};
 
 use super::columns::Columns;
 use super::error::{Error, parse};
+use super::layer::{Brick, Layer};
+use super::python::When;
 use crate::oci::{Platform, Reference};
 
 /// One cell: what its path says, and what follows from it.
@@ -64,11 +67,14 @@ pub struct Exceptions {
 }
 
 /// A requirement and the reason for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reasoned {
     /// PEP 508.
     pub requirement: String,
+    /// For which cells: in a layer's file only, since a cell's is for one.
+    #[serde(default, skip_serializing)]
+    pub when: When,
     /// Why: shown by `assemble plan`.
     pub reason: String,
 }
@@ -84,7 +90,7 @@ pub struct Limit {
 }
 
 /// Replaces or drops a project wherever it is required.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     /// What every requirement on this project becomes (PEP 508).
@@ -93,11 +99,51 @@ pub struct Override {
     /// The project that is dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop: Option<String>,
+    /// For which cells: in a layer's file only, since a cell's is for one.
+    #[serde(default, skip_serializing)]
+    pub when: When,
     /// Why.
     pub reason: String,
 }
 
 impl Exceptions {
+    /// What holds for a cell: its own exceptions, and those of the layers whose `when` holds. Lists
+    /// are sorted; the cell's own override of a project takes the place of a layer's.
+    ///
+    /// # Errors
+    /// A condition does not fit the cell's columns, or layers override one project twice.
+    pub fn of(cell: &Cell, layers: &[Layer]) -> Result<Self, String> {
+        let mut all = cell.exceptions.clone();
+        let own: Vec<_> = all.overrides.iter().filter_map(Override::project).collect();
+        let mut overridden = Vec::new();
+        for layer in layers {
+            let Brick::Python(brick) = &layer.brick else { continue };
+            let located = |problem| format!("layer `{}`: {problem}", layer.name);
+            let brick = brick.of_cell(&cell.columns).map_err(located)?;
+            for item in brick.requirements {
+                let Some(reason) = item.reason else { continue };
+                let requirement = cell.columns.expand(&item.requirement);
+                let requirement = requirement.map_err(|error| located(error.to_string()))?;
+                all.requirements.push(Reasoned { requirement, when: When::new(), reason });
+            }
+            all.constraints.extend(brick.constraints);
+            for item in brick.overrides {
+                let Some(project) = item.project().filter(|name| !own.contains(name)) else {
+                    continue;
+                };
+                if overridden.contains(&project) {
+                    return Err(located(format!("two overrides of `{project}` hold")));
+                }
+                overridden.push(project);
+                all.overrides.push(item);
+            }
+        }
+        all.requirements.sort();
+        all.constraints.sort();
+        all.overrides.sort();
+        Ok(all)
+    }
+
     /// Parses a `cell.toml`.
     ///
     /// # Errors
@@ -106,27 +152,62 @@ impl Exceptions {
         let invalid = |problem: String| Error::Invalid { path: path.to_owned(), problem };
         let exceptions: Self = parse(text, path)?;
         let reasons = exceptions.requirements.iter().chain(&exceptions.constraints);
-        for (what, reason) in reasons.map(|item| (&item.requirement, &item.reason)).chain(
-            exceptions.overrides.iter().filter_map(|item| {
-                Some((item.requirement.as_ref().or(item.drop.as_ref())?, &item.reason))
-            }),
-        ) {
+        let reasons = reasons.map(|item| (item.requirement.clone(), &item.when, &item.reason));
+        let overrides = exceptions.overrides.iter();
+        let overrides = overrides.map(|item| (item.what(), &item.when, &item.reason));
+        for (what, when, reason) in reasons.chain(overrides) {
             if reason.trim().is_empty() {
                 return Err(invalid(format!("`{what}` has no reason")));
             }
-        }
-        for item in &exceptions.overrides {
-            if item.requirement.is_some() == item.drop.is_some() {
-                return Err(invalid("an override has either `requirement` or `drop`".to_owned()));
+            if !when.is_empty() {
+                return Err(invalid(format!(
+                    "`{what}` has a `when`, but this file is for one cell"
+                )));
             }
         }
+        for item in &exceptions.overrides {
+            item.check().map_err(invalid)?;
+        }
+        if let Some(limit) = &exceptions.exclude_newer
+            && limit.reason.trim().is_empty()
+        {
+            return Err(invalid("`exclude-newer` has no reason".to_owned()));
+        }
         Ok(exceptions)
+    }
+}
+
+impl Override {
+    /// As a lock's inputs write it: the requirement, or `!name` for a project that is dropped.
+    pub fn what(&self) -> String {
+        let dropped = || format!("!{}", self.drop.as_deref().unwrap_or_default());
+        self.requirement.clone().unwrap_or_else(dropped)
+    }
+
+    /// The project that it replaces or drops; `None` if that is no name.
+    pub fn project(&self) -> Option<PackageName> {
+        match (&self.requirement, &self.drop) {
+            (Some(requirement), _) => requirement.parse::<Requirement>().ok().map(|r| r.name),
+            (None, Some(name)) => name.parse().ok(),
+            (None, None) => None,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.requirement.is_some() == self.drop.is_some() {
+            return Err("an override has either `requirement` or `drop`".to_owned());
+        }
+        match self.project() {
+            Some(_) => Ok(()),
+            None => Err(format!("override `{}` names no project", self.what())),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::matrix::{Matrix, Settings};
 
     #[test]
     fn exceptions_need_reasons_and_known_keys() {
@@ -140,8 +221,51 @@ mod tests {
             "[[constraint]]\nrequirement = \"a\"\nreason = \" \"\n",
             "[[override]]\nreason = \"x\"\n",
             "[[override]]\nrequirement = \"a\"\ndrop = \"a\"\nreason = \"x\"\n",
+            "[[override]]\ndrop = \"a b\"\nreason = \"x\"\n",
+            "[[constraint]]\nrequirement = \"a\"\nreason = \"x\"\nwhen = { a = \"<1\" }\n",
+            "[exclude-newer]\ndate = \"2020-01-01T00:00:00Z\"\nreason = \"\"\n",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+    #[test]
+    fn a_layers_exceptions_hold_where_they_say_and_the_cells_own_win() {
+        let layer = |text: &str| {
+            let text =
+                format!("kind = \"python\"\nrequirements = [{{ requirement = \"a\" }}]\n{text}");
+            Layer::parse(&text, Path::new("layers/x"), "x").unwrap()
+        };
+        let rules = layer(
+            "[[constraint]]\nrequirement = \"z<2\"\nwhen = { a = \"<1\" }\nreason = \"old\"\n\
+             [[constraint]]\nrequirement = \"y<2\"\nwhen = { a = \">=1\" }\nreason = \"new\"\n\
+             [[override]]\nrequirement = \"b==1\"\nreason = \"layer\"\n\
+             [[override]]\ndrop = \"c\"\nreason = \"layer\"\n",
+        );
+        let text = |text: &str| text.to_owned();
+        let matrix = Matrix {
+            folder: "matrix".into(),
+            settings: Settings {
+                path: text("{a}/python{python}/{os}"),
+                tag: text("{a}"),
+                repository: text("registry.example/r"),
+                base: text("registry.example/b:{python}-{os}"),
+                platforms: vec!["linux/amd64".parse().unwrap()],
+                layers: vec![text("x")],
+            },
+            cells: Vec::new(),
+        };
+        let own = Exceptions::parse(
+            "[[override]]\nrequirement = \"B==2\"\nreason = \"cell\"\n",
+            Path::new("cell.toml"),
+        );
+        let cell = matrix.cell("0.5/python3.13/alpine3.24", own.unwrap()).unwrap();
+        let all = Exceptions::of(&cell, std::slice::from_ref(&rules)).unwrap();
+        let constraints: Vec<_> = all.constraints.iter().map(|i| i.requirement.as_str()).collect();
+        assert_eq!(constraints, ["z<2"]);
+        let overrides: Vec<_> = all.overrides.iter().map(Override::what).collect();
+        assert_eq!(overrides, ["!c", "B==2"]);
+        let twice = layer("[[override]]\ndrop = \"c\"\nreason = \"again\"\n");
+        let error = Exceptions::of(&cell, &[rules, twice]).unwrap_err();
+        assert_eq!(error, "layer `x`: two overrides of `c` hold");
     }
 }

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::columns::Columns;
+use super::cell::{Override, Reasoned};
 use super::error::{Error, parse};
+use super::python::{
+    Bytecode, ConditionalRequirement, Duplicates, Launcher, Prune, Python, Replacement, Scheme,
+    Strip,
+};
 
 /// One layer's file.
 #[derive(Clone, Debug)]
@@ -26,50 +30,9 @@ pub struct Layer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Brick {
     /// Distributions, installed from wheels.
-    Python(Python),
+    Python(Box<Python>),
     /// Files of the layer's folder.
     Files(Files),
-}
-
-/// A layer of kind `python`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Python {
-    /// What is to be installed.
-    pub requirements: Vec<ConditionalRequirement>,
-    /// Where it is installed.
-    pub scheme: Scheme,
-    /// What is left out.
-    pub prune: Vec<Prune>,
-}
-
-/// Where distributions are installed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scheme {
-    /// Into the base interpreter's own scheme, below `/usr/local`.
-    #[default]
-    Base,
-}
-
-/// A direct requirement, maybe only for some cells.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ConditionalRequirement {
-    /// PEP 508, with `{columns}`.
-    pub requirement: String,
-    /// Column → specifiers; all must hold.
-    #[serde(default)]
-    pub when: BTreeMap<String, String>,
-}
-
-/// Installed files that are left out of the layer.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Prune {
-    /// Globs over paths below site-packages.
-    pub paths: Vec<String>,
-    /// Why they are not needed.
-    pub reason: String,
 }
 
 /// A layer of kind `files`.
@@ -171,8 +134,19 @@ struct PythonDocument {
     requirements: Vec<ConditionalRequirement>,
     #[serde(default)]
     scheme: Scheme,
+    #[serde(default, rename = "constraint")]
+    constraints: Vec<Reasoned>,
+    #[serde(default, rename = "override")]
+    overrides: Vec<Override>,
     #[serde(default)]
     prune: Vec<Prune>,
+    #[serde(default, rename = "launcher")]
+    launchers: Vec<Launcher>,
+    #[serde(default, rename = "replace")]
+    replacements: Vec<Replacement>,
+    strip: Option<Strip>,
+    duplicates: Option<Duplicates>,
+    bytecode: Option<Bytecode>,
     #[serde(default)]
     config: ConfigRequest,
 }
@@ -210,9 +184,20 @@ impl Layer {
         let path = folder.join("layer.toml");
         let (brick, config) = match parse::<KindOnly>(text, &path)?.kind {
             Kind::Python => {
-                let PythonDocument { requirements, scheme, prune, config, .. } =
-                    parse(text, &path)?;
-                (Brick::Python(Python { requirements, scheme, prune }), config)
+                let document: PythonDocument = parse(text, &path)?;
+                let brick = Python {
+                    requirements: document.requirements,
+                    scheme: document.scheme,
+                    constraints: document.constraints,
+                    overrides: document.overrides,
+                    prune: document.prune,
+                    launchers: document.launchers,
+                    replacements: document.replacements,
+                    strip: document.strip,
+                    duplicates: document.duplicates,
+                    bytecode: document.bytecode,
+                };
+                (Brick::Python(Box::new(brick)), document.config)
             }
             Kind::Files => {
                 let FilesDocument { files, directories, links, config, .. } = parse(text, &path)?;
@@ -226,14 +211,7 @@ impl Layer {
 
     fn check(&self) -> Result<(), String> {
         match &self.brick {
-            Brick::Python(python) => {
-                if python.requirements.is_empty() {
-                    return Err("`requirements` is empty".to_owned());
-                }
-                if let Some(rule) = python.prune.iter().find(|rule| rule.reason.trim().is_empty()) {
-                    return Err(format!("pruning {:?} has no reason", rule.paths));
-                }
-            }
+            Brick::Python(python) => python.check()?,
             Brick::Files(files) => {
                 for file in &files.files {
                     parse_mode(file.mode.as_deref(), 0o644)?;
@@ -275,29 +253,10 @@ pub fn parse_owner(text: Option<&str>) -> Result<(u32, u32), String> {
         .ok_or_else(|| format!("owner is not `uid:gid` in numbers: `{text}`"))
 }
 
-impl Python {
-    /// The direct requirements of a cell, sorted, as PEP 508 text.
-    ///
-    /// # Errors
-    /// A template or condition that does not fit the cell's columns.
-    pub fn requirements_of(&self, columns: &Columns) -> Result<Vec<String>, String> {
-        let mut requirements = Vec::new();
-        for item in &self.requirements {
-            if columns.hold(&item.when)? {
-                requirements.push(columns.expand(&item.requirement).map_err(|e| e.to_string())?);
-            }
-        }
-        if requirements.is_empty() {
-            return Err("no requirement's `when` holds for this cell".to_owned());
-        }
-        requirements.sort();
-        Ok(requirements)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::Columns;
 
     fn layer(text: &str) -> Result<Layer, Error> {
         Layer::parse(text, Path::new("layers/x"), "x")

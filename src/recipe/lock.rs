@@ -8,7 +8,7 @@ use pep440_rs::Version;
 use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
-use super::cell::Cell;
+use super::cell::{Cell, Exceptions, Override};
 use super::error::{Error, parse};
 use super::layer::{Brick, Layer};
 use crate::oci::{Digest, Platform};
@@ -176,18 +176,11 @@ impl Inputs {
                 requirements.extend(wanted);
             }
         }
-        let exceptions = &cell.exceptions;
-        requirements.extend(exceptions.requirements.iter().map(|item| item.requirement.clone()));
+        let exceptions = Exceptions::of(cell, layers)?;
+        requirements.extend(exceptions.requirements.into_iter().map(|item| item.requirement));
         let mut constraints: Vec<_> =
-            exceptions.constraints.iter().map(|item| item.requirement.clone()).collect();
-        let mut overrides: Vec<_> = exceptions
-            .overrides
-            .iter()
-            .filter_map(|item| {
-                let dropped = item.drop.as_ref().map(|name| format!("!{name}"));
-                item.requirement.clone().or(dropped)
-            })
-            .collect();
+            exceptions.constraints.into_iter().map(|item| item.requirement).collect();
+        let mut overrides: Vec<_> = exceptions.overrides.iter().map(Override::what).collect();
         for list in [&mut requirements, &mut constraints, &mut overrides] {
             list.sort();
             list.dedup();

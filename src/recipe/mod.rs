@@ -9,6 +9,7 @@ pub mod error;
 pub mod layer;
 pub mod lock;
 pub mod matrix;
+pub mod python;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ pub use error::Error;
 pub use layer::{Brick, Layer};
 pub use lock::Lock;
 pub use matrix::Matrix;
+pub use python::Python;
 
 /// A matrix and the layers its stack names, read and checked.
 #[derive(Clone, Debug)]

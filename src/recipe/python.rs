@@ -1,0 +1,253 @@
+//! A layer of kind `python`: what is installed, and every way in which it is not what its projects
+//! published. Each such way has a reason, and a `when` if it is not for every cell.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::cell::{Override, Reasoned};
+use super::columns::Columns;
+
+/// Column → specifiers; all must hold. Empty holds always.
+pub type When = BTreeMap<String, String>;
+
+/// A layer of kind `python`, as its file says it, or what is left of it for one cell:
+/// [`Python::of_cell`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Python {
+    /// What is to be installed.
+    pub requirements: Vec<ConditionalRequirement>,
+    /// Where it is installed.
+    pub scheme: Scheme,
+    /// Bounds on projects nobody asks for directly.
+    pub constraints: Vec<Reasoned>,
+    /// What replaces every requirement on a project.
+    pub overrides: Vec<Override>,
+    /// What is left out.
+    pub prune: Vec<Prune>,
+    /// Commands that do something before they call their entry point.
+    pub launchers: Vec<Launcher>,
+    /// Text that is replaced in installed files.
+    pub replacements: Vec<Replacement>,
+    /// Whether shared objects lose what only a debugger or a linker reads.
+    pub strip: Option<Strip>,
+    /// Whether files with the same content become one.
+    pub duplicates: Option<Duplicates>,
+    /// Whether modules are compiled in advance.
+    pub bytecode: Option<Bytecode>,
+}
+
+/// Where distributions are installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheme {
+    /// Into the base interpreter's own scheme, below `/usr/local`.
+    #[default]
+    Base,
+}
+
+/// A direct requirement, maybe only for some cells.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConditionalRequirement {
+    /// PEP 508, with `{columns}`.
+    pub requirement: String,
+    /// For which cells.
+    #[serde(default)]
+    pub when: When,
+    /// Why, where it is not what the layer is about.
+    pub reason: Option<String>,
+}
+
+/// Installed files that are left out of the layer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prune {
+    /// Globs over paths below site-packages.
+    pub paths: Vec<String>,
+    /// For which cells.
+    #[serde(default, skip_serializing)]
+    pub when: When,
+    /// Why they are not needed.
+    pub reason: String,
+}
+
+/// A command whose program does something between importing its entry point's module and calling it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launcher {
+    /// The command's name, among some distribution's entry points.
+    pub script: String,
+    /// Lines of Python, at the top level.
+    pub before: Vec<String>,
+    /// For which cells.
+    #[serde(default, skip_serializing)]
+    pub when: When,
+    /// Why.
+    pub reason: String,
+}
+
+/// Text that stands in an installed file, and what stands there instead.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replacement {
+    /// The file, below site-packages.
+    pub path: String,
+    /// The text, exactly.
+    pub from: String,
+    /// What it becomes.
+    pub to: String,
+    /// How often it stands there.
+    pub count: usize,
+    /// For which cells.
+    #[serde(default, skip_serializing)]
+    pub when: When,
+    /// Why.
+    pub reason: String,
+}
+
+/// Shared objects lose their debug sections and symbol tables.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Strip {
+    /// Why.
+    pub reason: String,
+}
+
+/// Of several files with the same bytes, mode and owner, all but the first become hard links.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Duplicates {
+    /// Files with fewer bytes stay as they are.
+    pub smallest: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// Modules are compiled in advance, to `__pycache__`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Bytecode {
+    /// How Python finds out whether it is stale.
+    pub invalidation: Invalidation,
+    /// Globs over the modules' paths below site-packages; all if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// Why.
+    pub reason: String,
+}
+
+/// How Python finds out whether bytecode is stale (PEP 552).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Invalidation {
+    /// It does not: an image's modules do not change. Holds no time. Python 3.7 and later.
+    UncheckedHash,
+}
+
+impl Python {
+    /// What holds for a cell: items whose `when` does not hold are gone.
+    ///
+    /// # Errors
+    /// A `when` does not fit the cell's columns.
+    pub fn of_cell(&self, columns: &Columns) -> Result<Self, String> {
+        fn keep<T: Clone>(
+            items: &[T],
+            when: impl Fn(&T) -> &When,
+            columns: &Columns,
+        ) -> Result<Vec<T>, String> {
+            let mut kept = Vec::new();
+            for item in items {
+                if columns.hold(when(item))? {
+                    kept.push(item.clone());
+                }
+            }
+            Ok(kept)
+        }
+        Ok(Self {
+            requirements: keep(&self.requirements, |item| &item.when, columns)?,
+            constraints: keep(&self.constraints, |item| &item.when, columns)?,
+            overrides: keep(&self.overrides, |item| &item.when, columns)?,
+            prune: keep(&self.prune, |item| &item.when, columns)?,
+            launchers: keep(&self.launchers, |item| &item.when, columns)?,
+            replacements: keep(&self.replacements, |item| &item.when, columns)?,
+            ..self.clone()
+        })
+    }
+
+    /// The direct requirements of a cell, sorted, as PEP 508 text.
+    ///
+    /// # Errors
+    /// A template or condition that does not fit the cell's columns.
+    pub fn requirements_of(&self, columns: &Columns) -> Result<Vec<String>, String> {
+        let mut requirements = self
+            .of_cell(columns)?
+            .requirements
+            .iter()
+            .map(|item| columns.expand(&item.requirement).map_err(|e| e.to_string()))
+            .collect::<Result<Vec<_>, _>>()?;
+        if requirements.is_empty() {
+            return Err("no requirement's `when` holds for this cell".to_owned());
+        }
+        requirements.sort();
+        Ok(requirements)
+    }
+
+    /// What is wrong with it, apart from what a cell would show.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.requirements.is_empty() {
+            return Err("`requirements` is empty".to_owned());
+        }
+        for (what, reason) in self.reasons() {
+            if reason.trim().is_empty() {
+                return Err(format!("{what} has no reason"));
+            }
+        }
+        for item in &self.overrides {
+            item.check()?;
+        }
+        for item in &self.launchers {
+            // One line each, so that no statement hides behind another.
+            let is_plain = |line: &String| {
+                !line.trim().is_empty()
+                    && !line.starts_with(char::is_whitespace)
+                    && !line.contains(char::is_control)
+            };
+            if item.before.is_empty() || !item.before.iter().all(is_plain) {
+                return Err(format!(
+                    "launcher `{}`: `before` is a list of Python's lines, none of them indented",
+                    item.script
+                ));
+            }
+        }
+        for item in &self.replacements {
+            if item.from.is_empty() || item.from == item.to || item.count == 0 {
+                return Err(format!(
+                    "`{}`: nothing is replaced: `from` is empty or equals `to`, or `count` is 0",
+                    item.path
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each item that needs a reason, and its reason.
+    fn reasons(&self) -> Vec<(String, &str)> {
+        let mut reasons: Vec<(String, &str)> = Vec::new();
+        reasons.extend(
+            self.constraints.iter().map(|i| (format!("`{}`", i.requirement), i.reason.as_str())),
+        );
+        reasons.extend(self.overrides.iter().map(|i| (format!("`{}`", i.what()), &*i.reason)));
+        reasons.extend(self.prune.iter().map(|i| (format!("pruning {:?}", i.paths), &*i.reason)));
+        reasons.extend(
+            self.launchers.iter().map(|i| (format!("launcher `{}`", i.script), &*i.reason)),
+        );
+        reasons.extend(
+            self.replacements.iter().map(|i| (format!("replacing in `{}`", i.path), &*i.reason)),
+        );
+        reasons.extend(self.strip.iter().map(|i| ("`strip`".to_owned(), &*i.reason)));
+        reasons.extend(self.duplicates.iter().map(|i| ("`duplicates`".to_owned(), &*i.reason)));
+        reasons.extend(self.bytecode.iter().map(|i| ("`bytecode`".to_owned(), &*i.reason)));
+        reasons
+    }
+}
