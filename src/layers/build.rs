@@ -9,10 +9,12 @@ use pep440_rs::Version;
 use pep508_rs::PackageName;
 use serde::Serialize;
 
+use super::bytecode::Compiler;
 use super::path::ContainerPath;
 use super::sdist::{BuildRequest, StoredFile};
 use super::{
-    Error, Files, Layer, Prune, Scheme, Tree, WheelFile, archive, files, kept, python, sdist,
+    Error, Files, Installed, Layer, Modules, Options, Scheme, Treatment, Tree, WheelFile, archive,
+    files, kept, python, sdist,
 };
 use crate::base::{self, Base};
 use crate::oci::Digest;
@@ -32,6 +34,8 @@ pub struct Made {
     pub layers: Vec<Layer>,
     /// Sorted by name.
     pub built: Vec<Built>,
+    /// What became of each distribution, sorted by name and version.
+    pub installed: Vec<Installed>,
 }
 
 /// An sdist that became a wheel.
@@ -81,20 +85,16 @@ pub async fn build(
         }
         wheels.push(wheel);
     }
-    let scheme = Scheme::for_base(plan.base.python_minor());
     let mut layers = Vec::new();
+    let mut installed = Vec::new();
     for (planned, brick) in plan.layers.iter().zip(&request.layers) {
         let created_by = &planned.created_by;
         layers.push(match &planned.content {
             Content::Python => {
-                let rules = plan
-                    .deviations
-                    .prune
-                    .iter()
-                    .map(|rule| Prune::new(&rule.paths, &rule.reason))
-                    .collect::<Result<Vec<_>, _>>()?;
                 let wheels = wheels.clone();
-                python_layer(plan, wheels, scheme.clone(), rules, created_by, world).await?
+                let (layer, figures) = python_layer(plan, wheels, created_by, base, world).await?;
+                installed = figures;
+                layer
             }
             Content::Files(content) => {
                 let content = read_files(content, &brick.folder)?;
@@ -103,42 +103,78 @@ pub async fn build(
             }
         });
     }
-    Ok(Made { layers, built })
+    Ok(Made { layers, built, installed })
 }
 
-/// All distributions as a layer. If an earlier run made the same, no wheel is looked at.
+/// All distributions as a layer, and their figures. If an earlier run made the same, no wheel is
+/// looked at.
 async fn python_layer(
     plan: &Plan,
     wheels: Vec<WheelFile>,
-    scheme: Scheme,
-    rules: Vec<Prune>,
     created_by: &str,
+    base: &Base,
     world: &World,
-) -> Result<Layer, Error> {
-    let key = kept::layer_key(&wheels, &scheme, &rules);
-    let (layer, notices) = if let Some(kept) = kept::layer(&key, created_by, &world.store)? {
+) -> Result<(Layer, Vec<Installed>), Error> {
+    let treatment = Treatment::of(&plan.deviations)?;
+    let compiler = treatment.bytecode.is_some().then(|| Compiler {
+        python: plan.base.python_minor(),
+        rootfs_key: base::rootfs::key(&base.diff_ids),
+    });
+    let options =
+        Options { scheme: Scheme::for_base(plan.base.python_minor()), treatment, compiler };
+    let key = kept::layer_key(&wheels, &options);
+    let (layer, installed) = if let Some(kept) = kept::layer(&key, created_by, &world.store)? {
         kept
     } else {
         let wheels_of_lock = plan.distributions.iter().filter(|file| file.is_wheel());
         let wanted = wheels_of_lock.map(|d| (&d.name, d.file_name.as_str(), d.sha256, d.size));
         fetch(wanted.collect(), world).await?;
+        let bytecode = bytecode(&wheels, &options, base, world).await?;
         world.progress.step("installing and compressing");
         let (store, parallel) = (world.store.clone(), world.parallel);
         let created_by = created_by.to_owned();
         on_thread(move || {
-            let python = python(&wheels, &scheme, &rules, &store, parallel)?;
+            let python = python(&wheels, &options, &bytecode, &store, parallel)?;
             let layer = python.layer(&created_by, &store)?;
-            let notices: Vec<String> =
-                python.installed.into_iter().flat_map(|figures| figures.notices).collect();
-            kept::keep_layer(&key, &layer, &notices, &store)?;
-            Ok((layer, notices))
+            kept::keep_layer(&key, &layer, &python.installed, &store)?;
+            Ok((layer, python.installed))
         })
         .await?
     };
-    for notice in &notices {
+    for notice in installed.iter().flat_map(|figures| &figures.notices) {
         world.progress.notice(notice);
     }
-    Ok(layer)
+    Ok((layer, installed))
+}
+
+/// The compiled modules of every wheel that has to be installed anew, where that is wanted.
+async fn bytecode(
+    wheels: &[WheelFile],
+    options: &Options,
+    base: &Base,
+    world: &World,
+) -> Result<BTreeMap<PackageName, Modules>, Error> {
+    let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
+        return Ok(BTreeMap::new());
+    };
+    let mut compiled = BTreeMap::new();
+    for wheel in super::missing(wheels, options, &world.store)? {
+        let (one, options, store) = (wheel.clone(), options.clone(), world.store.clone());
+        let laid_out = on_thread(move || super::lay_out(&one, &options, &store)).await?;
+        let modules = laid_out.modules(rule);
+        if modules.is_empty() {
+            continue;
+        }
+        let bytecode = if let Some(bytecode) = compiler.cached(&modules, &world.store)? {
+            bytecode
+        } else {
+            let rootfs = base::rootfs(base, world).await?;
+            world.progress.step(&format!("compiling {}", wheel.name));
+            compiler.compile(&modules, &rootfs, &world.store, &world.sandbox).await?
+        };
+        compiled.insert(wheel.name.clone(), bytecode);
+    }
+    Ok(compiled)
 }
 
 async fn files_layer(

@@ -62,6 +62,15 @@ pub enum Error {
         #[source]
         problem: WheelProblem,
     },
+    /// A deviation of the recipe that no distribution of the layer takes.
+    #[error("{what}: no distribution of the layer has it")]
+    Unapplied {
+        /// `command `x`` or `a file `x``.
+        what: String,
+    },
+    /// Modules could not be compiled.
+    #[error("modules cannot be compiled")]
+    Bytecode(#[from] super::bytecode::Error),
     /// Two distributions, or two files of one layer, want the same place.
     #[error(transparent)]
     Clash(#[from] Box<Clash>),
@@ -187,6 +196,16 @@ pub enum WheelProblem {
     /// A `.data` folder with a tree no scheme has a place for.
     #[error("its `{0}` belongs to no installation scheme")]
     DataKey(String),
+    /// Text that the recipe replaces is not there so often.
+    #[error("its `{path}` has the text that is to be replaced {found} times, expected {expected}")]
+    Replacement {
+        /// The file.
+        path: String,
+        /// As the recipe says.
+        expected: usize,
+        /// As the file has it; 0 also if it is no text.
+        found: usize,
+    },
     /// Takes a place that belongs to another.
     #[error("it would write `{path}`, {reason}")]
     Reserved {
@@ -257,13 +276,16 @@ impl Failure for Error {
             Self::Absent { .. } | Self::Segment { .. } | Self::Write { .. } | Self::Cancelled => {
                 Kind::Unexpected
             }
+            Self::Bytecode(error) => error.kind(),
             Self::Wheel { problem, .. } => match problem {
+                WheelProblem::Replacement { .. } => Kind::Usage,
                 WheelProblem::WheelVersion(_) | WheelProblem::EntryPoints(_) => Kind::Unsatisfiable,
                 _ => Kind::Integrity,
             },
             Self::Clash(_) => Kind::Unsatisfiable,
             Self::Disk(_)
             | Self::Recipe { .. }
+            | Self::Unapplied { .. }
             | Self::Pattern { .. }
             | Self::Mode { .. }
             | Self::Target { .. } => Kind::Usage,
@@ -276,6 +298,13 @@ impl Failure for Error {
             Self::PackageIndex(error) => error.hint(),
             Self::Base(error) => error.hint(),
             Self::Sdist(error) => error.hint(),
+            Self::Bytecode(error) => error.hint(),
+            Self::Unapplied { .. }
+            | Self::Wheel { problem: WheelProblem::Replacement { .. }, .. } => Some(
+                "the rule was written for other versions: mend it in the layer's file, or say with \
+                 `when` which cells it is for"
+                    .into(),
+            ),
             Self::Absent { .. } => Some("run it again: the file is fetched anew".into()),
             Self::Segment { .. } => Some("run it again: the part is made anew".into()),
             Self::Clash(_) => Some(

@@ -4,15 +4,15 @@
 //! other bytes are not found. Records say what blobs there should be; the blobs themselves are
 //! verified when their bytes are used.
 
-use pep440_rs::Version;
-use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
 use super::archive::Segment;
+use super::bytecode::Compiler;
 use super::path::ContainerPath;
 use super::tree::{Entry, Known, Node, Tree};
-use super::{Error, Installed, Layer, Prune, Pruned, Scheme, WheelFile};
+use super::{Error, Installed, Layer, Options, Scheme, Treatment, WheelFile};
 use crate::oci::{Descriptor, Digest, descriptor_digest};
+use crate::recipe::python::{Launcher, Replacement};
 use crate::store::{self, Store};
 
 /// Raised whenever the same inputs would make other bytes: the golden tests of this room say when.
@@ -51,14 +51,37 @@ impl Inputs {
 
     /// All that decides what an installed wheel looks like. Everything is named, so that a new field
     /// cannot be forgotten here.
-    fn add_options(&mut self, scheme: &Scheme, prune: &[Prune]) {
+    fn add_options(&mut self, options: &Options) {
+        let Options { scheme, treatment, compiler } = options;
         let Scheme { purelib, platlib, scripts, data, headers, interpreter } = scheme;
         for path in [purelib, platlib, scripts, data, headers, interpreter] {
             self.add(path.as_relative());
         }
+        // Duplicates are the whole layer's affair: see `layer_key`.
+        let Treatment { prune, launchers, replacements, strip, smallest_duplicate: _, bytecode } =
+            treatment;
         self.add(prune.len().to_le_bytes());
         for rule in prune {
             self.add_all(rule.patterns().iter().map(String::as_str));
+        }
+        self.add(launchers.len().to_le_bytes());
+        for Launcher { script, before, when: _, reason: _ } in launchers {
+            self.add(script.as_str());
+            self.add_all(before.iter().map(String::as_str));
+        }
+        self.add(replacements.len().to_le_bytes());
+        for Replacement { path, from, to, count, when: _, reason: _ } in replacements {
+            for text in [path, from, to] {
+                self.add(text.as_str());
+            }
+            self.add(count.to_le_bytes());
+        }
+        self.add([u8::from(*strip), u8::from(bytecode.is_some())]);
+        if let (Some(rule), Some(compiler)) = (bytecode, compiler) {
+            self.add_all(rule.patterns().iter().map(String::as_str));
+            let Compiler { python: (major, minor), rootfs_key } = compiler;
+            self.add([*major, *minor]);
+            self.add(rootfs_key.as_bytes());
         }
     }
 
@@ -77,19 +100,20 @@ impl Inputs {
 }
 
 /// The key of one installed wheel.
-pub(super) fn distribution_key(wheel: &WheelFile, scheme: &Scheme, prune: &[Prune]) -> Digest {
+pub(super) fn distribution_key(wheel: &WheelFile, options: &Options) -> Digest {
     let mut inputs = Inputs::new();
-    inputs.add_options(scheme, prune);
+    inputs.add_options(options);
     inputs.add_wheel(wheel);
     inputs.key()
 }
 
 /// The key of a layer of wheels; their order does not matter.
-pub(super) fn layer_key(wheels: &[WheelFile], scheme: &Scheme, prune: &[Prune]) -> Digest {
+pub(super) fn layer_key(wheels: &[WheelFile], options: &Options) -> Digest {
     let mut wheels: Vec<&WheelFile> = wheels.iter().collect();
     wheels.sort_by_key(|wheel| (&wheel.name, &wheel.version, &wheel.file_name));
     let mut inputs = Inputs::new();
-    inputs.add_options(scheme, prune);
+    inputs.add_options(options);
+    inputs.add(format!("{:?}", options.treatment.smallest_duplicate));
     for wheel in wheels {
         inputs.add_wheel(wheel);
     }
@@ -100,10 +124,10 @@ pub(super) fn layer_key(wheels: &[WheelFile], scheme: &Scheme, prune: &[Prune]) 
 pub(super) fn tree_key(tree: &Tree<Known>) -> Digest {
     let mut inputs = Inputs::new();
     for line in tree.iter().map(|(path, entry)| Line::of(path, entry)) {
-        let Line { path, mode, uid, gid, owner, size, sha256, link } = &line;
+        let Line { path, mode, uid, gid, owner, size, sha256, link, hard_link } = &line;
         inputs.add(path.as_str());
         inputs.add(owner.as_deref().unwrap_or_default());
-        inputs.add(format!("{mode} {uid} {gid} {size:?} {sha256:?} {link:?}"));
+        inputs.add(format!("{mode} {uid} {gid} {size:?} {sha256:?} {link:?} {hard_link:?}"));
     }
     inputs.key()
 }
@@ -127,6 +151,9 @@ struct Line {
     sha256: Option<Digest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     link: Option<String>,
+    /// Never in the record of a distribution: links are made between distributions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hard_link: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -137,10 +164,15 @@ fn is_zero(number: &u32) -> bool {
 impl Line {
     fn of(path: &ContainerPath, entry: &Entry<Known>) -> Self {
         let Entry { node, mode, uid, gid, owner } = entry;
+        let mut hard_link = None;
         let (size, sha256, link) = match node {
             Node::Directory => (None, None, None),
             Node::File(known) => (Some(known.size), Some(known.sha256), None),
             Node::Symlink(target) => (None, None, Some(target.clone())),
+            Node::HardLink(target) => {
+                hard_link = Some(target.to_string());
+                (None, None, None)
+            }
         };
         Self {
             path: path.to_string(),
@@ -151,11 +183,15 @@ impl Line {
             size,
             sha256,
             link,
+            hard_link,
         }
     }
 
     fn into_entry(self, owner: &str) -> Option<(ContainerPath, Entry<Known>)> {
-        let Self { path, mode, uid, gid, owner: _, size, sha256, link } = self;
+        let Self { path, mode, uid, gid, owner: _, size, sha256, link, hard_link } = self;
+        if hard_link.is_some() {
+            return None;
+        }
         let node = match (size, sha256, link) {
             (Some(size), Some(sha256), None) => Node::File(Known { size, sha256 }),
             (None, None, Some(target)) => Node::Symlink(target),
@@ -167,17 +203,12 @@ impl Line {
     }
 }
 
-/// A record of [`DISTRIBUTIONS`]. Name and version are those of the key.
+/// A record of [`DISTRIBUTIONS`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DistributionRecord {
     segments: Vec<Segment>,
-    files: u64,
-    bytes_installed: u64,
-    pruned: Vec<(u64, u64)>,
-    has_native: bool,
-    tags: Vec<String>,
-    notices: Vec<String>,
+    installed: Installed,
     listing: Vec<Line>,
 }
 
@@ -199,18 +230,7 @@ pub(super) fn distribution(
         let Some((path, entry)) = line.into_entry(owner) else { return Ok(None) };
         listing.put(path, entry);
     }
-    let pruned = record.pruned.into_iter().map(|(files, bytes)| Pruned { files, bytes }).collect();
-    let installed = Installed {
-        name: PackageName::clone(&wheel.name),
-        version: Version::clone(&wheel.version),
-        files: record.files,
-        bytes_installed: record.bytes_installed,
-        pruned,
-        has_native: record.has_native,
-        tags: record.tags,
-        notices: record.notices,
-    };
-    Ok(Some(Distribution { listing, installed, segments: record.segments }))
+    Ok(Some(Distribution { listing, installed: record.installed, segments: record.segments }))
 }
 
 pub(super) fn keep_distribution(
@@ -219,28 +239,18 @@ pub(super) fn keep_distribution(
     store: &Store,
 ) -> Result<(), Error> {
     let Distribution { listing, installed, segments } = made;
-    let Installed {
-        name: _,
-        version: _,
-        files,
-        bytes_installed,
-        pruned,
-        has_native,
-        tags,
-        notices,
-    } = installed;
     let lines = listing.iter().map(|(path, entry)| Line { owner: None, ..Line::of(path, entry) });
     let record = DistributionRecord {
         segments: segments.clone(),
-        files: *files,
-        bytes_installed: *bytes_installed,
-        pruned: pruned.iter().map(|Pruned { files, bytes }| (*files, *bytes)).collect(),
-        has_native: *has_native,
-        tags: tags.clone(),
-        notices: notices.clone(),
+        installed: installed.clone(),
         listing: lines.collect(),
     };
     write(DISTRIBUTIONS, key, &record, store)
+}
+
+/// Makes the record of a wheel one that is not there.
+pub(super) fn forget_distribution(key: &Digest, store: &Store) -> Result<(), Error> {
+    Ok(store.put_record(DISTRIBUTIONS, key, b"")?)
 }
 
 /// The segments of a part that lacks what other distributions bring too.
@@ -260,38 +270,38 @@ struct LayerRecord {
     descriptor: Descriptor,
     diff_id: Digest,
     uncompressed_size: u64,
-    notices: Vec<String>,
+    installed: Vec<Installed>,
 }
 
-/// The layer that an earlier run made of the same, and what it had to say, if the store seems to
+/// The layer that an earlier run made of the same, and its figures, if the store seems to
 /// have its bytes: whoever copies them verifies them.
 pub(super) fn layer(
     key: &Digest,
     created_by: &str,
     store: &Store,
-) -> Result<Option<(Layer, Vec<String>)>, Error> {
+) -> Result<Option<(Layer, Vec<Installed>)>, Error> {
     let Some(record) = read::<LayerRecord>(LAYERS, key, store)? else { return Ok(None) };
-    let LayerRecord { descriptor, diff_id, uncompressed_size, notices } = record;
+    let LayerRecord { descriptor, diff_id, uncompressed_size, installed } = record;
     let Ok(digest) = descriptor_digest(&descriptor) else { return Ok(None) };
     let found = fs_err::metadata(store.blob_path(&digest));
     if !found.is_ok_and(|found| found.len() == descriptor.size()) {
         return Ok(None);
     }
     let created_by = created_by.to_owned();
-    Ok(Some((Layer { descriptor, diff_id, uncompressed_size, created_by }, notices)))
+    Ok(Some((Layer { descriptor, diff_id, uncompressed_size, created_by }, installed)))
 }
 
 pub(super) fn keep_layer(
     key: &Digest,
     layer: &Layer,
-    notices: &[String],
+    installed: &[Installed],
     store: &Store,
 ) -> Result<(), Error> {
     let record = LayerRecord {
         descriptor: layer.descriptor.clone(),
         diff_id: layer.diff_id,
         uncompressed_size: layer.uncompressed_size,
-        notices: notices.to_vec(),
+        installed: installed.to_vec(),
     };
     write(LAYERS, key, &record, store)
 }

@@ -13,7 +13,8 @@ pub struct Prune {
 }
 
 /// What one rule took from one distribution.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pruned {
     /// Files.
     pub files: u64,

@@ -25,6 +25,16 @@ fn wheel(store: &Store, name: &str, files: &[(&str, &[u8])]) -> WheelFile {
     WheelFile { digest: store.put(&wheel.pack()).unwrap(), ..wheel.file }
 }
 
+/// Installed for Python 3.13 with these pruning rules.
+fn pruned(wheels: &[WheelFile], prune: &[Prune], store: &Store, n: usize) -> Result<Python, Error> {
+    let treatment = Treatment { prune: prune.to_vec(), ..Treatment::default() };
+    python(wheels, &options(treatment), &BTreeMap::new(), store, n)
+}
+
+fn options(treatment: Treatment) -> Options {
+    Options { scheme: Scheme::for_base((3, 13)), treatment, compiler: None }
+}
+
 #[test]
 fn neither_order_nor_threads_change_the_layer() {
     let (_folder, store) = store();
@@ -35,16 +45,15 @@ fn neither_order_nor_threads_change_the_layer() {
             wheel(&store, &format!("demo{number}"), &[shared, (&module, b"")])
         })
         .collect();
-    let scheme = Scheme::for_base((3, 13));
     let mut layers = std::collections::BTreeSet::new();
     for parallel in [0, 1, 2, 4, 100] {
         wheels.rotate_left(4);
-        let made = python(&wheels, &scheme, &[], &store, parallel).unwrap();
+        let made = pruned(&wheels, &[], &store, parallel).unwrap();
         let (tree, installed) = (&made.tree, &made.installed);
         let names: Vec<_> = installed.iter().map(|wheel| wheel.name.to_string()).collect();
         assert!(names.is_sorted());
         assert_eq!(names.len(), 9);
-        let path = scheme.purelib.join(shared.0).unwrap();
+        let path = Scheme::for_base((3, 13)).purelib.join(shared.0).unwrap();
         assert_eq!(tree.get(&path).unwrap().owner, "demo0");
         let layer = made.layer("python", &store).unwrap();
         layers.insert((layer.descriptor.digest().to_string(), layer.diff_id));
@@ -62,7 +71,7 @@ fn made_anew(wheels: &[WheelFile], prune: &[Prune], from: &Store) -> (String, Di
 }
 
 fn made(wheels: &[WheelFile], prune: &[Prune], store: &Store) -> (String, Digest) {
-    let made = python(wheels, &Scheme::for_base((3, 13)), prune, store, 2).unwrap();
+    let made = pruned(wheels, prune, store, 2).unwrap();
     let layer = made.layer("x", store).unwrap();
     (layer.descriptor.digest().to_string(), layer.diff_id)
 }
@@ -95,7 +104,10 @@ fn what_earlier_runs_kept_changes_no_layer() {
             assert_eq!(made(wheels, prune, &store), expected);
         }
         layers.insert(expected);
-        keys.insert(kept::layer_key(wheels, &Scheme::for_base((3, 13)), prune));
+        keys.insert(kept::layer_key(
+            wheels,
+            &options(Treatment { prune: prune.clone(), ..Treatment::default() }),
+        ));
     }
     assert_eq!(layers.len(), cases.len() - 1, "two rules do what one does");
     assert_eq!(keys.len(), cases.len());
@@ -106,8 +118,7 @@ fn a_damaged_part_is_found_and_made_again() {
     let (_folder, store) = store();
     let wheels = [wheel(&store, "a", &[("a.py", b"1")]), wheel(&store, "b", &[("b.py", b"2")])];
     let expected = made(&wheels, &[], &store);
-    let scheme = Scheme::for_base((3, 13));
-    let again = python(&wheels, &scheme, &[], &store, 2).unwrap();
+    let again = pruned(&wheels, &[], &store, 2).unwrap();
     let [damaged, gone] = again.segments[..] else { panic!("{:?}", again.segments) };
     let mut bytes = store.read(&damaged.digest).unwrap().unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -124,11 +135,10 @@ fn figures_are_kept_too() {
     let (_folder, store) = store();
     let wheels = [wheel(&store, "a", &[("a.py", b"1"), ("a/b.so", b"\x7fELF")])];
     let prune = [Prune::new(["a.py"], "test").unwrap()];
-    let scheme = Scheme::for_base((3, 13));
-    let first = python(&wheels, &scheme, &prune, &store, 2).unwrap();
+    let first = pruned(&wheels, &prune, &store, 2).unwrap();
     assert!(first.installed[0].has_native && first.installed[0].pruned[0].files == 1);
     fs_err::remove_file(store.blob_path(&wheels[0].digest)).unwrap();
-    let again = python(&wheels, &scheme, &prune, &store, 2).unwrap();
+    let again = pruned(&wheels, &prune, &store, 2).unwrap();
     assert_eq!((&again.tree, &again.installed), (&first.tree, &first.installed));
     assert_eq!(again.segments, first.segments);
 }
@@ -136,11 +146,10 @@ fn figures_are_kept_too() {
 #[test]
 fn the_first_error_by_name_is_reported() {
     let (_folder, store) = store();
-    let scheme = Scheme::for_base((3, 13));
     let mut wheels =
         vec![wheel(&store, "b", &[("same.py", b"1")]), wheel(&store, "a", &[("same.py", b"2")])];
     for parallel in [1, 2] {
-        let error = python(&wheels, &scheme, &[], &store, parallel).unwrap_err();
+        let error = pruned(&wheels, &[], &store, parallel).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsatisfiable);
         assert_eq!(
             error.to_string(),
@@ -150,7 +159,7 @@ fn the_first_error_by_name_is_reported() {
     }
     // What clashes can be pruned.
     let rule = [Prune::new(["same.py"], "both bring it").unwrap()];
-    let installed = python(&wheels, &scheme, &rule, &store, 2).unwrap().installed;
+    let installed = pruned(&wheels, &rule, &store, 2).unwrap().installed;
     assert!(installed.iter().all(|wheel| wheel.pruned[0].files == 1));
 }
 
@@ -159,8 +168,7 @@ fn a_wheel_that_was_damaged_in_the_cache_is_absent() {
     let (_folder, store) = store();
     let wheel = wheel(&store, "a", &[]);
     fs_err::write(store.blob_path(&wheel.digest), b"other").unwrap();
-    let error = python(std::slice::from_ref(&wheel), &Scheme::for_base((3, 13)), &[], &store, 1)
-        .unwrap_err();
+    let error = pruned(std::slice::from_ref(&wheel), &[], &store, 1).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("`a-1.0-py3-none-any.whl` is not in the cache: {}", wheel.digest)
@@ -175,5 +183,103 @@ fn names_of_old_wheels_are_compared_normalised() {
     old.file.version = Version::from_str("1.0.0").unwrap();
     old.file.name = PackageName::from_str("zope-event").unwrap();
     let file = WheelFile { digest: store.put(&old.pack()).unwrap(), ..old.file };
-    assert!(python(&[file], &Scheme::for_base((3, 6)), &[], &store, 1).is_ok());
+    assert!(pruned(&[file], &[], &store, 1).is_ok());
+}
+
+fn library(tree: &Tree<Known>, path: &str) -> tree::Node<Known> {
+    let path = Scheme::for_base((3, 13)).purelib.join(path).unwrap();
+    tree.get(&path).unwrap().node.clone()
+}
+
+#[test]
+fn equal_files_of_different_distributions_become_one() {
+    let (_folder, store) = store();
+    let large = [7_u8; 100];
+    let wheels = [
+        wheel(&store, "a", &[("a/large.so", &large), ("a/small", b"x")]),
+        wheel(&store, "b", &[("b/large.so", &large), ("b/small", b"x")]),
+    ];
+    let treatment = Treatment { smallest_duplicate: Some(100), ..Treatment::default() };
+    let made = python(&wheels, &options(treatment), &BTreeMap::new(), &store, 2).unwrap();
+    let (tree, installed) = (&made.tree, &made.installed);
+    let first = Scheme::for_base((3, 13)).purelib.join("a/large.so").unwrap();
+    assert_eq!(library(tree, "a/large.so"), tree::Node::File(Known::of(&large)));
+    assert_eq!(library(tree, "b/large.so"), tree::Node::HardLink(first));
+    assert_eq!(library(tree, "b/small"), tree::Node::File(Known::of(b"x")));
+    let linked: Vec<_> = installed.iter().map(|figures| figures.linked).collect();
+    assert_eq!(linked, [0, 100]);
+    assert_eq!(installed[0].files, installed[1].files);
+    assert_eq!(installed[0].bytes_installed, installed[1].bytes_installed + 100);
+    let total: u64 = installed.iter().map(|figures| figures.bytes_installed).sum();
+    let files = tree.iter().filter_map(|(_, entry)| match entry.node {
+        tree::Node::File(known) => Some(known.size),
+        _ => None,
+    });
+    assert_eq!(total, files.sum::<u64>());
+
+    // The layer's tar has the link last, behind what it names, and once the bytes.
+    let layer = made.layer("x", &store).unwrap();
+    let digest = crate::oci::descriptor_digest(&layer.descriptor).unwrap();
+    let bytes = store.read(&digest).unwrap().unwrap();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..]));
+    let entries: Vec<(String, Option<String>)> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let link = entry.link_name().unwrap().map(|link| link.display().to_string());
+            (entry.path().unwrap().display().to_string(), link)
+        })
+        .collect();
+    let library = "usr/local/lib/python3.13/site-packages";
+    let link = (format!("{library}/b/large.so"), Some(format!("{library}/a/large.so")));
+    assert_eq!(entries.last(), Some(&link));
+    assert_eq!(entries.iter().filter(|(path, _)| path.ends_with("large.so")).count(), 2);
+    // A second run finds every part, and makes the same; so does one that finds nothing.
+    let (_other_folder, other) = super::tests::store();
+    for wheel in &wheels {
+        other.put(&store.read(&wheel.digest).unwrap().unwrap()).unwrap();
+    }
+    for store in [&store, &other] {
+        let treatment = Treatment { smallest_duplicate: Some(100), ..Treatment::default() };
+        let again = python(&wheels, &options(treatment), &BTreeMap::new(), store, 1).unwrap();
+        assert_eq!(again.layer("x", store).unwrap().descriptor, layer.descriptor);
+    }
+}
+
+#[test]
+fn a_repair_that_finds_nothing_to_repair_is_an_error() {
+    use crate::recipe::python::{Launcher, Replacement, When};
+    let (_folder, store) = store();
+    let wheels = [wheel(&store, "a", &[("a.py", b"x = 1\n")])];
+    let (when, reason) = (When::new(), "test".to_owned());
+    let launcher = Launcher {
+        script: "b".into(),
+        before: vec!["import b".into()],
+        when: when.clone(),
+        reason: reason.clone(),
+    };
+    let replacement = Replacement {
+        path: "b.py".into(),
+        from: "1".into(),
+        to: "2".into(),
+        count: 1,
+        when,
+        reason,
+    };
+    for (treatment, message) in [
+        (
+            Treatment { launchers: vec![launcher], ..Treatment::default() },
+            "command `b`: no distribution of the layer has it",
+        ),
+        (
+            Treatment { replacements: vec![replacement], ..Treatment::default() },
+            "file `b.py`: no distribution of the layer has it",
+        ),
+    ] {
+        let error = python(&wheels, &options(treatment), &BTreeMap::new(), &store, 1).unwrap_err();
+        assert_eq!(error.to_string(), message);
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.hint().is_some());
+    }
 }

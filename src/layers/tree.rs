@@ -4,6 +4,7 @@
 //! way, so a layer can be put together from distributions that were installed by earlier runs.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub enum Node<F = Bytes> {
     File(F),
     /// A symbolic link and its literal target.
     Symlink(String),
+    /// Another name of the regular file at that path, which sorts before it.
+    HardLink(ContainerPath),
 }
 
 impl<F> Node<F> {
@@ -45,6 +48,7 @@ impl<F> Node<F> {
             Self::Directory => "a folder",
             Self::File(_) => "a file",
             Self::Symlink(_) => "a symbolic link",
+            Self::HardLink(_) => "a hard link",
         }
     }
 }
@@ -145,7 +149,7 @@ impl Tree {
     pub fn files(&self) -> impl Iterator<Item = (&ContainerPath, u64)> {
         self.entries.iter().filter_map(|(path, entry)| match &entry.node {
             Node::File(bytes) => Some((path, bytes.len() as u64)),
-            Node::Directory | Node::Symlink(_) => None,
+            Node::Directory | Node::Symlink(_) | Node::HardLink(_) => None,
         })
     }
 
@@ -156,11 +160,37 @@ impl Tree {
                 Node::Directory => Node::Directory,
                 Node::File(bytes) => Node::File(Known::of(bytes)),
                 Node::Symlink(target) => Node::Symlink(target.clone()),
+                Node::HardLink(target) => Node::HardLink(target.clone()),
             };
             let Entry { mode, uid, gid, ref owner, .. } = *entry;
             (path.clone(), Entry { node, mode, uid, gid, owner: owner.clone() })
         });
         Tree { entries: entries.collect() }
+    }
+}
+
+impl Tree<Known> {
+    /// Makes hard links of files that equal an earlier one in bytes, mode and owner, if they have at
+    /// least `smallest` bytes; returns each such link and the bytes it saves, in byte order of paths.
+    pub fn link_duplicates(&mut self, smallest: u64) -> Vec<(ContainerPath, u64)> {
+        let mut first = BTreeMap::new();
+        let mut linked = Vec::new();
+        for (path, entry) in &mut self.entries {
+            let Node::File(Known { size, sha256 }) = entry.node else { continue };
+            if size < smallest.max(1) {
+                continue;
+            }
+            match first.entry((sha256, entry.mode, entry.uid, entry.gid)) {
+                MapEntry::Vacant(place) => {
+                    place.insert(path.clone());
+                }
+                MapEntry::Occupied(target) => {
+                    entry.node = Node::HardLink(target.get().clone());
+                    linked.push((path.clone(), size));
+                }
+            }
+        }
+        linked
     }
 }
 

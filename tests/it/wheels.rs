@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr as _;
 
-use assemble::layers::{Scheme, WheelFile, python};
+use assemble::layers::{Options, Scheme, Treatment, WheelFile, python};
 use assemble::oci::descriptor_digest;
 use assemble::python::WheelFilename;
 use assemble::store::Store;
@@ -122,7 +122,12 @@ fn install(wheels: &Path, minor: u8, store: &Path, tar: &Path, to: &Path) {
             WheelFile { name, version, file_name, digest, requested: true }
         })
         .collect();
-    let made = python(&wheels, &Scheme::for_base((3, minor)), &[], &store, 2).unwrap();
+    let options = Options {
+        scheme: Scheme::for_base((3, minor)),
+        treatment: Treatment::default(),
+        compiler: None,
+    };
+    let made = python(&wheels, &options, &BTreeMap::new(), &store, 2).unwrap();
     let installed = &made.installed;
     assert_eq!(installed.len(), AWKWARD.len());
     let layer = made.layer("wheels", &store).unwrap();

@@ -28,13 +28,15 @@ const TAR_END: [u8; 1024] = [0; 1024];
 const PIECE: usize = 256 << 10;
 const PIECES: usize = 8;
 
-/// Puts a layer together: the tar `folders`, which is compressed here, then `segments`.
+/// Puts a layer together: the tar `folders`, which is compressed here, then `segments`, then the tar
+/// `links`.
 ///
 /// The layer's digest and its `diff_id` are SHA-256 over all bytes in order, so this is one pass over
 /// both: segments are read, verified, written and decompressed on one thread and hashed on another.
 pub(super) fn join(
     folders: &[u8],
     segments: &[Segment],
+    links: &[u8],
     created_by: &str,
     store: &Store,
 ) -> Result<Layer, Error> {
@@ -67,8 +69,10 @@ pub(super) fn join(
                 size += segment.uncompressed;
             }
             let mut deflater = Deflater::new(out);
-            deflater.write_all(&TAR_END).map_err(failed)?;
-            send(&TAR_END);
+            for bytes in [links, &TAR_END[..]] {
+                deflater.write_all(bytes).map_err(failed)?;
+                send(bytes);
+            }
             let (mut out, crc32, rest) = deflater.finish(FlushCompress::Finish).map_err(failed)?;
             checksum.combine(&crc32fast::Hasher::new_with_initial_len(crc32, rest));
             out.write_all(&checksum.finalize().to_le_bytes()).map_err(failed)?;

@@ -5,7 +5,8 @@
 //! 1. all folders, each once, in byte order of their paths;
 //! 2. the files and links of each owner (a distribution, or a layer of files), owners in byte order of
 //!    their names, and each one's entries in byte order of their paths;
-//! 3. the tar's end.
+//! 3. hard links, in byte order of their paths: what they name stands before them;
+//! 4. the tar's end.
 //!
 //! Headers are plain ustar without user names or sub-second times; PAX records say only what ustar
 //! cannot. Nothing of the host comes in: no umask, clock, owner or locale.
@@ -77,6 +78,7 @@ pub fn write_tar<W: Write>(tree: &Tree, out: W) -> io::Result<W> {
     for part in parts(tree).values() {
         out = append_files(part, out)?;
     }
+    let mut out = append_links(tree, out)?;
     out.write_all(&[0; 1024])?;
     Ok(out)
 }
@@ -112,15 +114,16 @@ pub(super) fn join<F>(
     created_by: &str,
     store: &Store,
 ) -> Result<Layer, Error> {
-    let folders = append_folders(tree, Vec::new())
-        .map_err(|source| Error::Write { path: store.root().to_owned(), source })?;
-    gzip::join(&folders, segments, created_by, store)
+    let failed = |source| Error::Write { path: store.root().to_owned(), source };
+    let folders = append_folders(tree, Vec::new()).map_err(failed)?;
+    let links = append_links(tree, Vec::new()).map_err(failed)?;
+    gzip::join(&folders, segments, &links, created_by, store)
 }
 
-/// What each owner has in the tree, folders aside.
+/// What each owner has in the tree, folders and hard links aside.
 fn parts(tree: &Tree) -> BTreeMap<&str, Tree> {
     let mut parts: BTreeMap<&str, Tree> = BTreeMap::new();
-    for (path, entry) in tree.iter().filter(|(_, entry)| !matches!(entry.node, Node::Directory)) {
+    for (path, entry) in tree.iter().filter(|(_, entry)| is_own(&entry.node)) {
         parts.entry(&entry.owner).or_default().put(path.clone(), entry.clone());
     }
     parts
@@ -143,11 +146,32 @@ fn append_folders<F, W: Write>(tree: &Tree<F>, out: W) -> io::Result<W> {
     Ok(out)
 }
 
-/// Everything but folders.
+/// Whether it belongs to one owner's part: folders and hard links are the whole layer's.
+fn is_own<F>(node: &Node<F>) -> bool {
+    match node {
+        Node::File(_) | Node::Symlink(_) => true,
+        Node::Directory | Node::HardLink(_) => false,
+    }
+}
+
+/// Files and symbolic links.
 fn append_files<W: Write>(tree: &Tree, out: W) -> io::Result<W> {
     let mut out = out;
-    for (path, entry) in tree.iter().filter(|(_, entry)| !matches!(entry.node, Node::Directory)) {
+    for (path, entry) in tree.iter().filter(|(_, entry)| is_own(&entry.node)) {
         append(&mut out, path, entry)?;
+    }
+    Ok(out)
+}
+
+/// Hard links.
+fn append_links<F, W: Write>(tree: &Tree<F>, out: W) -> io::Result<W> {
+    let mut out = out;
+    for (path, entry) in tree.iter() {
+        if let Node::HardLink(target) = &entry.node {
+            let Entry { mode, uid, gid, .. } = *entry;
+            let node = Node::HardLink(target.clone());
+            append(&mut out, path, &Entry { node, mode, uid, gid, owner: String::new() })?;
+        }
     }
     Ok(out)
 }
@@ -181,6 +205,8 @@ fn append(out: &mut impl Write, path: &ContainerPath, entry: &Entry) -> io::Resu
         Node::Directory => (EntryType::Directory, b"", ""),
         Node::File(bytes) => (EntryType::Regular, bytes, ""),
         Node::Symlink(target) => (EntryType::Symlink, b"", target.as_str()),
+        // Relative to the root, as names are: an absolute one would leave it, or be refused.
+        Node::HardLink(target) => (EntryType::Link, b"", target.as_relative()),
     };
     let mut name = path.as_relative().to_owned();
     if name.is_empty() {

@@ -2,19 +2,22 @@
 //! format, *Installing a wheel*, with its step numbers, and the installed projects' records.
 //!
 //! Done as pip does it where the specification leaves a choice. Differences: launchers are uv's,
-//! RECORD is checked and sorted, `.pyc` files that a wheel carries are kept but none are made, and
-//! what would replace the interpreter or another distribution's records is refused.
+//! RECORD is checked and sorted, `.pyc` files that a wheel carries are kept, bytecode comes from
+//! outside, and what would replace the interpreter or another distribution's records is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use pep440_rs::Version;
 use pep508_rs::PackageName;
+use serde::{Deserialize, Serialize};
 
 use super::error::{Error, WheelProblem};
 use super::path::ContainerPath;
 use super::prune::{Prune, Pruned};
 use super::scheme::Scheme;
+use super::strip::strip;
+use super::treatment::Treatment;
 use super::tree::{Entry, Tree};
 use crate::oci::Digest;
 use crate::python::record::{Record, Row};
@@ -45,24 +48,35 @@ pub struct WheelFile {
 }
 
 /// What became of a wheel: for the size report, and for notices.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Installed {
     /// Normalised name of the distribution; the owner of its entries in the tree.
     pub name: PackageName,
     /// Its version.
     pub version: Version,
-    /// Files in the tree, RECORD and launchers included.
+    /// Files in the tree, RECORD, launchers, bytecode and hard links included.
     pub files: u64,
-    /// Their bytes.
+    /// Their bytes; a hard link has none.
     pub bytes_installed: u64,
     /// What each pruning rule took, in the order of the rules. The first rule that matches takes a file.
     pub pruned: Vec<Pruned>,
+    /// Bytes that shared objects lost by stripping.
+    pub stripped: u64,
+    /// Bytes that are not there again because a file became a hard link.
+    pub linked: u64,
+    /// Bytes of the bytecode among `bytes_installed`.
+    pub bytecode: u64,
     /// Whether an ELF file was installed.
     pub has_native: bool,
     /// `Tag` of WHEEL: `cp313-cp313-musllinux_1_2_x86_64`
     pub tags: Vec<String>,
     /// Things worth knowing that are no errors.
     pub notices: Vec<String>,
+    /// Commands whose launcher the treatment changed, sorted.
+    pub launchers: BTreeSet<String>,
+    /// Files in which the treatment replaced text, as RECORD has them, sorted.
+    pub replaced: BTreeSet<String>,
 }
 
 /// A file and where it goes.
@@ -73,29 +87,42 @@ struct Placed {
     mode: u32,
 }
 
-/// Installs the wheel with these bytes: its files in their places, and the figures.
+/// A distribution's files in their places, before RECORD is written over them.
+#[derive(Debug)]
+pub struct LaidOut {
+    file_name: String,
+    /// Relative to it are the paths in RECORD.
+    root: ContainerPath,
+    dist_info: ContainerPath,
+    requested: bool,
+    placed: Vec<Placed>,
+    installed: Installed,
+}
+
+/// Lays out the wheel with these bytes, treated.
 ///
 /// The result depends on nothing but the arguments. The caller has compared the bytes with the
 /// lock's digest.
 ///
 /// # Errors
-/// The wheel is hostile, broken, or not the distribution that `wheel` says.
-pub(super) fn install(
+/// The wheel is hostile, broken, or not the distribution that `wheel` says; text that is to be
+/// replaced is not there.
+pub(super) fn lay_out(
     bytes: &[u8],
     wheel: &WheelFile,
     scheme: &Scheme,
-    prune: &[Prune],
-) -> Result<(Tree, Installed), Error> {
-    install_files(bytes, wheel, scheme, prune)
+    treatment: &Treatment,
+) -> Result<LaidOut, Error> {
+    lay_out_files(bytes, wheel, scheme, treatment)
         .map_err(|problem| Error::Wheel { file_name: wheel.file_name.clone(), problem })
 }
 
-fn install_files(
+fn lay_out_files(
     bytes: &[u8],
     wheel: &WheelFile,
     scheme: &Scheme,
-    prune: &[Prune],
-) -> Result<(Tree, Installed), WheelProblem> {
+    treatment: &Treatment,
+) -> Result<LaidOut, WheelProblem> {
     let members = members::read(bytes)?;
     // Steps 1.a and 1.b: WHEEL and its version. All of RECORD is checked before anything is placed.
     let info = DistInfo::read(wheel, &members)?;
@@ -103,14 +130,17 @@ fn install_files(
     let root = if info.is_purelib { &scheme.purelib } else { &scheme.platlib };
     // Steps 2.a to 2.c: everything in its place, scripts with their interpreter.
     let mut placed = spread(&members, &info, scheme, root)?;
-    placed.extend(launchers(&info, scheme)?);
+    placed.extend(launchers(&info, scheme, treatment)?);
 
     let mut installed = Installed {
         name: wheel.name.clone(),
         version: wheel.version.clone(),
         files: 0,
         bytes_installed: 0,
-        pruned: vec![Pruned::default(); prune.len()],
+        pruned: vec![Pruned::default(); treatment.prune.len()],
+        stripped: 0,
+        linked: 0,
+        bytecode: 0,
         has_native: false,
         tags: info.tags.clone(),
         notices: info
@@ -123,13 +153,15 @@ fn install_files(
                 )
             })
             .collect(),
+        launchers: BTreeSet::new(),
+        replaced: BTreeSet::new(),
     };
     let dist_info = join(root, &info.folder)?;
     placed.retain(|file| {
         let path = file.path.relative_to(root);
         // pip and importlib.metadata read `.dist-info`, and licences lie there: rules do not apply.
         let is_protected = file.path.is_below(&dist_info);
-        match prune.iter().position(|rule| !is_protected && rule.matches(&path)) {
+        match treatment.prune.iter().position(|rule| !is_protected && rule.matches(&path)) {
             Some(rule) => {
                 installed.pruned[rule].files += 1;
                 installed.pruned[rule].bytes += file.bytes.len() as u64;
@@ -138,21 +170,109 @@ fn install_files(
             None => true,
         }
     });
+    installed.replaced = replace(&mut placed, root, treatment)?;
+    if treatment.strip {
+        for file in placed.iter_mut().filter(|file| file.bytes.starts_with(ELF)) {
+            if let Some(stripped) = strip(&file.bytes) {
+                installed.stripped += (file.bytes.len() - stripped.len()) as u64;
+                file.bytes = stripped.into();
+            }
+        }
+    }
+    let commands = info.entry_points.scripts();
+    installed.launchers = commands
+        .keys()
+        .filter(|name| treatment.launcher(name).is_some())
+        .map(ToString::to_string)
+        .collect();
+    Ok(LaidOut {
+        file_name: wheel.file_name.clone(),
+        root: root.clone(),
+        dist_info,
+        requested: wheel.requested,
+        placed,
+        installed,
+    })
+}
 
-    // Step 2.d: RECORD with the installed paths. Steps 2.e and 2.f have nothing to do: there is no
-    // `.data` folder to remove, and bytecode is not made here.
-    placed.extend(records(&placed, root, &dist_info, wheel.requested)?);
-    let mut tree = Tree::default();
-    for file in placed {
-        installed.has_native |= file.bytes.starts_with(b"\x7fELF");
-        let entry = Entry::file(file.bytes, file.mode, wheel.name.as_ref());
-        tree.insert(file.path, entry).map_err(|clash| WheelProblem::Clash(Box::new(clash)))?;
+/// What a native file begins with.
+const ELF: &[u8] = b"\x7fELF";
+
+/// Replaces text as the treatment says; returns the paths of the files that had it.
+fn replace(
+    placed: &mut [Placed],
+    root: &ContainerPath,
+    treatment: &Treatment,
+) -> Result<BTreeSet<String>, WheelProblem> {
+    let mut replaced = BTreeSet::new();
+    for rule in &treatment.replacements {
+        for file in placed.iter_mut().filter(|file| file.path.relative_to(root) == rule.path) {
+            let text = std::str::from_utf8(&file.bytes).unwrap_or_default();
+            let found = text.matches(&rule.from).count();
+            if found != rule.count {
+                return Err(WheelProblem::Replacement {
+                    path: rule.path.clone(),
+                    expected: rule.count,
+                    found,
+                });
+            }
+            file.bytes = text.replace(&rule.from, &rule.to).into();
+            replaced.insert(rule.path.clone());
+        }
     }
-    for (_, size) in tree.files() {
-        installed.files += 1;
-        installed.bytes_installed += size;
+    Ok(replaced)
+}
+
+impl LaidOut {
+    /// The distribution's name.
+    pub fn name(&self) -> &PackageName {
+        &self.installed.name
     }
-    Ok((tree, installed))
+
+    /// The modules that the treatment's rule wants compiled, in byte order of paths.
+    pub fn modules(&self, rule: &Prune) -> BTreeMap<ContainerPath, Bytes> {
+        let is_module = |file: &&Placed| {
+            file.path.is_below(&self.root)
+                && file.path.as_relative().ends_with(".py")
+                && rule.matches(&file.path.relative_to(&self.root))
+        };
+        let modules = self.placed.iter().filter(is_module);
+        modules.map(|file| (file.path.clone(), file.bytes.clone())).collect()
+    }
+
+    /// Writes the records: the distribution as it is installed, with this bytecode, and the figures.
+    ///
+    /// # Errors
+    /// Two files want one place.
+    pub fn finish(
+        self,
+        bytecode: &BTreeMap<ContainerPath, Bytes>,
+    ) -> Result<(Tree, Installed), Error> {
+        let Self { file_name, root, dist_info, requested, mut placed, mut installed, .. } = self;
+        let problem = |problem| Error::Wheel { file_name: file_name.clone(), problem };
+        // A wheel's own bytecode gives way to ours: it would be stale at the least.
+        placed.retain(|file| !bytecode.contains_key(&file.path));
+        for (path, bytes) in bytecode {
+            installed.bytecode += bytes.len() as u64;
+            placed.push(Placed { path: path.clone(), bytes: bytes.clone(), mode: 0o644 });
+        }
+        // Step 2.d: RECORD with the installed paths. Step 2.e has nothing to do, since there is no
+        // `.data` folder to remove; step 2.f, compiling, is done above.
+        placed.extend(records(&placed, &root, &dist_info, requested).map_err(problem)?);
+        let mut tree = Tree::default();
+        for file in placed {
+            installed.has_native |= file.bytes.starts_with(ELF);
+            let entry = Entry::file(file.bytes, file.mode, installed.name.as_ref());
+            tree.insert(file.path, entry)
+                .map_err(|clash| WheelProblem::Clash(Box::new(clash)))
+                .map_err(problem)?;
+        }
+        for (_, size) in tree.files() {
+            installed.files += 1;
+            installed.bytes_installed += size;
+        }
+        Ok((tree, installed))
+    }
 }
 
 /// Where each file of the wheel goes.
@@ -175,7 +295,7 @@ fn spread(
                 continue;
             }
             join(root, name)?
-        } else if top.strip_suffix(".data").is_some() && !rest.is_empty() {
+        } else if top.ends_with(".data") && !rest.is_empty() {
             let (key, below) = rest
                 .split_once('/')
                 .filter(|_| top == data_folder)
@@ -206,14 +326,19 @@ fn spread(
     Ok(placed)
 }
 
-fn launchers(info: &DistInfo, scheme: &Scheme) -> Result<Vec<Placed>, WheelProblem> {
+fn launchers(
+    info: &DistInfo,
+    scheme: &Scheme,
+    treatment: &Treatment,
+) -> Result<Vec<Placed>, WheelProblem> {
     let mut placed = Vec::new();
     for (name, target) in info.entry_points.scripts() {
         let path = join(&scheme.scripts, name)?;
         check_reserved(&path, info, scheme)?;
+        let before = treatment.launcher(name).map_or(&[][..], |launcher| &launcher.before);
         placed.push(Placed {
             path,
-            bytes: scripts::launcher(&scheme.interpreter, target).into(),
+            bytes: scripts::launcher(&scheme.interpreter, target, before).into(),
             mode: 0o755,
         });
     }

@@ -5,12 +5,20 @@ use crate::python::entry_points::ObjectReference;
 
 /// The program that calls an entry point, as uv writes it: like pip's, but without importing `re`
 /// at each start, and for every Python 3.
-pub(super) fn launcher(interpreter: &ContainerPath, target: &ObjectReference) -> String {
+///
+/// The lines of `before` stand between the import of the entry point's module and the call.
+pub(super) fn launcher(
+    interpreter: &ContainerPath,
+    target: &ObjectReference,
+    before: &[String],
+) -> String {
+    let before: String = before.iter().map(|line| format!("{line}\n")).collect();
     format!(
         "#!{interpreter}\n\
          # -*- coding: utf-8 -*-\n\
          import sys\n\
          from {module} import {import_name}\n\
+         {before}\
          if __name__ == \"__main__\":\n\
          {INDENT}if sys.argv[0].endswith(\"-script.pyw\"):\n\
          {INDENT}{INDENT}sys.argv[0] = sys.argv[0][:-11]\n\
@@ -72,7 +80,7 @@ mod tests {
     fn a_launcher_calls_its_entry_point() {
         let points = EntryPoints::parse("[console_scripts]\nx = pkg.cli:Main.run\n").unwrap();
         assert_eq!(
-            launcher(&interpreter(), &points.console_scripts["x"]),
+            launcher(&interpreter(), &points.console_scripts["x"], &[]),
             r#"#!/usr/local/bin/python3.13
 # -*- coding: utf-8 -*-
 import sys
@@ -84,6 +92,24 @@ if __name__ == "__main__":
         sys.argv[0] = sys.argv[0][:-4]
     sys.exit(Main.run())
 "#
+        );
+    }
+
+    #[test]
+    fn statements_stand_between_the_import_and_the_call() {
+        let points = EntryPoints::parse("[console_scripts]\nx = pkg.cli:main\n").unwrap();
+        let before = ["import a".to_owned(), "if not a.b: a.b = a.c".to_owned()];
+        let text = launcher(&interpreter(), &points.console_scripts["x"], &before);
+        let lines: Vec<_> = text.lines().skip(2).take(5).collect();
+        assert_eq!(
+            lines,
+            [
+                "import sys",
+                "from pkg.cli import main",
+                "import a",
+                "if not a.b: a.b = a.c",
+                "if __name__ == \"__main__\":"
+            ]
         );
     }
 

@@ -11,7 +11,8 @@ fn refused(wheel: &Wheel, expected: &str) {
 
 #[track_caller]
 fn refused_bytes(bytes: &[u8], file: &WheelFile, expected: &str) {
-    let error = install(bytes, file, &Scheme::for_base((3, 13)), &[]).unwrap_err();
+    let error =
+        install(bytes, file, &Scheme::for_base((3, 13)), &Treatment::default()).unwrap_err();
     let mut text = String::new();
     let mut source: Option<&dyn std::error::Error> = Some(&error);
     while let Some(error) = source {
@@ -102,7 +103,8 @@ fn bytes_around_the_archive() {
     let end = with_comment.len();
     with_comment[end - 2..].copy_from_slice(&length);
     let nested = [&with_comment[..], &good[..]].concat();
-    let error = install(&nested, &file, &Scheme::for_base((3, 13)), &[]).unwrap_err();
+    let error =
+        install(&nested, &file, &Scheme::for_base((3, 13)), &Treatment::default()).unwrap_err();
     assert_eq!(error.kind(), Kind::Integrity);
 }
 

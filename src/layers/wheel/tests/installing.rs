@@ -119,7 +119,8 @@ fn the_root_goes_where_wheel_says() {
             b"Wheel-Version: 1.9\r\nRoot-Is-Purelib: False\r\n\r\n",
         )
         .with("Demo_Pkg-1.0.data/purelib/pure.py", b"");
-    let (tree, installed) = install(&wheel.pack(), &wheel.file, &scheme, &[]).unwrap();
+    let (tree, installed) =
+        install(&wheel.pack(), &wheel.file, &scheme, &Treatment::default()).unwrap();
     let record =
         text(&tree, "/usr/local/lib64/python3.13/site-packages/Demo_Pkg-1.0.dist-info/RECORD");
     assert!(

@@ -175,6 +175,20 @@ impl Wheel {
     }
 
     pub(super) fn install(&self, prune: &[Prune]) -> Result<(Tree, Installed), Error> {
-        install(&self.pack(), &self.file, &Scheme::for_base((3, 13)), prune)
+        self.treated(&Treatment { prune: prune.to_vec(), ..Treatment::default() })
     }
+
+    pub(super) fn treated(&self, treatment: &Treatment) -> Result<(Tree, Installed), Error> {
+        install(&self.pack(), &self.file, &Scheme::for_base((3, 13)), treatment)
+    }
+}
+
+/// Laid out and finished without bytecode.
+pub(super) fn install(
+    bytes: &[u8],
+    wheel: &WheelFile,
+    scheme: &Scheme,
+    treatment: &Treatment,
+) -> Result<(Tree, Installed), Error> {
+    lay_out(bytes, wheel, scheme, treatment)?.finish(&BTreeMap::new())
 }
