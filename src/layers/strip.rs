@@ -244,3 +244,179 @@ fn is_same_in_memory(old: &[u8], new: &[u8]) -> bool {
             bytes_of(left) == bytes_of(right) && left_bytes == right_bytes
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use object::elf::{
+        EM_X86_64, Ident, PF_R, PT_DYNAMIC, SHT_DYNSYM, SHT_PROGBITS, SHT_STRTAB, SectionFlags,
+        SectionType, SymbolSection,
+    };
+    use object::{U16, U32, U64};
+
+    use super::*;
+
+    const ENDIAN: Endianness = Endianness::Little;
+
+    /// A section to be written: name, type, whether it is loaded, offset, size.
+    type Row = (&'static str, SectionType, bool, u64, u64);
+
+    /// A shared object of `length` bytes that count up, with these segments (offset, size, address)
+    /// and these sections; the names and headers of sections lie behind it.
+    fn library(length: u64, loads: &[(u64, u64, u64)], rows: &[Row]) -> Vec<u8> {
+        let mut bytes: Vec<u8> =
+            (0..length).map(|number| u8::try_from(number % 251).unwrap()).collect();
+        let (mut names, mut sections) = (vec![0], vec![empty(ENDIAN)]);
+        let names_row = (".shstrtab", SHT_STRTAB, false, length, 0);
+        for (name, kind, is_loaded, offset, size) in rows.iter().chain([&names_row]) {
+            let flags = if *is_loaded { SHF_ALLOC } else { SectionFlags(0) };
+            let link = if *kind == SHT_SYMTAB { sections.len() + 1 } else { 0 };
+            sections.push(Section {
+                sh_name: U32::new(ENDIAN, u32::try_from(names.len()).unwrap()),
+                sh_type: U32::new(ENDIAN, *kind),
+                sh_flags: U64::new(ENDIAN, flags),
+                sh_offset: U64::new(ENDIAN, *offset),
+                sh_size: U64::new(ENDIAN, *size),
+                sh_link: U32::new(ENDIAN, u32::try_from(link).unwrap()),
+                sh_addralign: U64::new(ENDIAN, 1),
+                ..empty(ENDIAN)
+            });
+            names.extend_from_slice(name.as_bytes());
+            names.push(0);
+        }
+        sections.last_mut().unwrap().sh_size.set(ENDIAN, names.len() as u64);
+        bytes.extend_from_slice(&names);
+        align(&mut bytes, 8).unwrap();
+        let mut header = Header {
+            e_ident: Ident {
+                magic: *b"\x7fELF",
+                class: object::elf::ELFCLASS64,
+                data: object::elf::ELFDATA2LSB,
+                version: object::elf::EV_CURRENT,
+                os_abi: object::elf::ELFOSABI_NONE,
+                abi_version: 0,
+                padding: [0; 7],
+            },
+            e_type: U16::new(ENDIAN, ET_DYN),
+            e_machine: U16::new(ENDIAN, EM_X86_64),
+            e_version: U32::new(ENDIAN, 1),
+            e_entry: U64::new(ENDIAN, 0),
+            e_phoff: U64::new(ENDIAN, 64),
+            e_shoff: U64::new(ENDIAN, bytes.len() as u64),
+            e_flags: U32::new(ENDIAN, object::elf::FileFlags(0)),
+            e_ehsize: U16::new(ENDIAN, 64),
+            e_phentsize: U16::new(ENDIAN, 56),
+            e_phnum: U16::new(ENDIAN, u16::try_from(loads.len() + 1).unwrap()),
+            e_shentsize: U16::new(ENDIAN, 64),
+            e_shnum: U16::new(ENDIAN, u16::try_from(sections.len()).unwrap()),
+            e_shstrndx: U16::new(ENDIAN, SymbolSection(0)),
+        };
+        let last = u16::try_from(sections.len() - 1).unwrap();
+        header.e_shstrndx.set(ENDIAN, SymbolSection(last));
+        bytes.extend_from_slice(bytes_of_slice(&sections));
+        let segment = |kind, (offset, size, address): (u64, u64, u64)| Segment {
+            p_type: U32::new(ENDIAN, kind),
+            p_flags: U32::new(ENDIAN, PF_R),
+            p_offset: U64::new(ENDIAN, offset),
+            p_vaddr: U64::new(ENDIAN, address),
+            p_paddr: U64::new(ENDIAN, address),
+            p_filesz: U64::new(ENDIAN, size),
+            p_memsz: U64::new(ENDIAN, size),
+            p_align: U64::new(ENDIAN, if kind == PT_LOAD { PAGE } else { 8 }),
+        };
+        let mut segments: Vec<_> = loads.iter().map(|load| segment(PT_LOAD, *load)).collect();
+        // Within the last one, as real libraries have it.
+        let (offset, size, address) = *loads.last().unwrap();
+        segments.push(segment(PT_DYNAMIC, (offset + 8, size - 8, address + 8)));
+        overwrite(&mut bytes, 64, bytes_of_slice(&segments)).unwrap();
+        overwrite(&mut bytes, 0, bytes_of(&header)).unwrap();
+        bytes
+    }
+
+    fn names_and_data(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let header = Header::parse(bytes).unwrap();
+        let sections = header.sections(ENDIAN, bytes).unwrap();
+        let live = sections.iter().filter(|section| section.sh_type(ENDIAN) != SHT_NULL);
+        live.map(|section| {
+            let name = sections.section_name(ENDIAN, section).unwrap();
+            let data = section.data(ENDIAN, bytes).unwrap();
+            (String::from_utf8(name.to_vec()).unwrap(), data.to_vec())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn what_lies_behind_the_segments_goes() {
+        let bytes = library(
+            0x9000,
+            &[(0, 0x1200, 0), (0x1200, 0x800, 0x2200)],
+            &[
+                (".dynsym", SHT_DYNSYM, true, 0x200, 0x100),
+                (".data", SHT_PROGBITS, true, 0x1200, 0x800),
+                (".comment", SHT_PROGBITS, false, 0x1a00, 0x20),
+                (".debug_info", SHT_PROGBITS, false, 0x1a20, 0x6000),
+                (".symtab", SHT_SYMTAB, false, 0x7a20, 0x1000),
+                (".strtab", SHT_STRTAB, false, 0x8a20, 0x5e0),
+            ],
+        );
+        let stripped = strip(&bytes).unwrap();
+        assert!(stripped.len() < 0x2000, "{:#x}", stripped.len());
+        let before = names_and_data(&bytes);
+        let after = names_and_data(&stripped);
+        let expected: Vec<_> = before
+            .into_iter()
+            .filter(|(name, _)| [".dynsym", ".data", ".comment", ".shstrtab"].contains(&&**name))
+            .collect();
+        assert_eq!(after, expected);
+        assert!(is_same_in_memory(&bytes, &stripped));
+        // Nothing is left to do, and nothing is done.
+        assert_eq!(strip(&stripped), None);
+    }
+
+    #[test]
+    fn segments_behind_debug_information_move_by_pages() {
+        let bytes = library(
+            0x8000,
+            &[(0, 0x1234, 0), (0x7128, 0x600, 0x9128)],
+            &[
+                (".text", SHT_PROGBITS, true, 0x300, 0x200),
+                (".debug_line", SHT_PROGBITS, false, 0x1234, 0x5000),
+                (".dynamic", SHT_PROGBITS, true, 0x7200, 0x100),
+            ],
+        );
+        let stripped = strip(&bytes).unwrap();
+        assert!(stripped.len() < 0x3000, "{:#x}", stripped.len());
+        let header = Header::parse(&*stripped).unwrap();
+        let segments = header.program_headers(ENDIAN, &*stripped).unwrap();
+        let offsets: Vec<_> = segments.iter().map(|segment| segment.p_offset(ENDIAN)).collect();
+        assert_eq!(offsets, [0, 0x2128, 0x2130]);
+        let names: Vec<_> = names_and_data(&stripped).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, [".text", ".dynamic", ".shstrtab"]);
+        assert!(is_same_in_memory(&bytes, &stripped));
+    }
+
+    #[test]
+    fn what_is_not_understood_stays_as_it_is() {
+        let rows = [(".debug_info", SHT_PROGBITS, false, 0x1000, 0x4000)];
+        let good = library(0x5000, &[(0, 0x1000, 0)], &rows);
+        assert!(strip(&good).is_some());
+        let mut program = good.clone();
+        program[16] = 2; // ET_EXEC
+        let mut wide = good.clone();
+        wide[4] = 1; // ELFCLASS32
+        let nothing = library(0x5000, &[(0, 0x1000, 0)], &[]);
+        for bytes in [&program[..], &wide, &good[..0x4000], &good[..40], b"\x7fELF", b"", &nothing]
+        {
+            assert_eq!(strip(bytes), None);
+        }
+        // Every header may lie; none of it may panic or make a wrong file.
+        for position in 0..0x100 {
+            for value in [0, 0x7f, 0xff] {
+                let mut bytes = good.clone();
+                bytes[position] = value;
+                if let Some(stripped) = strip(&bytes) {
+                    assert!(is_same_in_memory(&bytes, &stripped), "{position} {value}");
+                }
+            }
+        }
+    }
+}

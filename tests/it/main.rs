@@ -12,6 +12,9 @@ mod architecture;
 /// How the other modules run the program.
 #[cfg(test)]
 mod command;
+/// Stripped, linked, compiled: nothing is harmed (needs the public package index).
+#[cfg(test)]
+mod deviations;
 /// The main job on real parts, from the lock to a load test in a container.
 #[cfg(test)]
 mod end_to_end;

@@ -66,6 +66,11 @@ fn read(bytes: &[u8]) -> Tree {
                 let target = entry.link_name_bytes().unwrap().into_owned();
                 Node::Symlink(String::from_utf8(target).unwrap())
             }
+            EntryType::Link => {
+                let target = entry.link_name_bytes().unwrap().into_owned();
+                let target = format!("/{}", String::from_utf8(target).unwrap());
+                Node::HardLink(ContainerPath::parse(&target).unwrap())
+            }
             _ => Node::File(data.into()),
         };
         let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
@@ -330,4 +335,46 @@ fn any_number_of_threads_makes_the_gzip_of_the_tar() {
         layers.push((layer.descriptor, layer.diff_id));
     }
     assert!(layers.iter().all(|layer| *layer == layers[0]));
+}
+
+#[test]
+fn hard_links_come_behind_their_files_and_name_them_from_the_root() {
+    let long = "l".repeat(90);
+    let file = |path: String, mode| (path, Entry::file("same", mode, "x"));
+    let mut linked = tree([
+        file("/usr/lib/b.so".into(), 0o755),
+        file(format!("/usr/lib/{long}/{long}.so"), 0o755),
+        file("/usr/lib/a.so".into(), 0o755),
+        // Another mode is another file.
+        file("/usr/lib/c.so".into(), 0o644),
+        file(format!("/usr/{long}/{long}.so"), 0o600),
+        file(format!("/usr/{long}/{long}2.so"), 0o600),
+    ]);
+    assert_eq!(linked.known().link_duplicates(5), []);
+    let mut known = linked.known();
+    let saved: Vec<_> =
+        known.link_duplicates(4).into_iter().map(|(path, size)| (path.to_string(), size)).collect();
+    for (path, entry) in known.iter() {
+        if let Node::HardLink(target) = &entry.node {
+            let node = Node::HardLink(target.clone());
+            linked.put(path.clone(), Entry { node, ..Entry::file("", entry.mode, "x") });
+        }
+    }
+    let links = [
+        "/usr/lib/b.so",
+        &format!("/usr/lib/{long}/{long}.so"),
+        &format!("/usr/{long}/{long}2.so"),
+    ];
+    assert_eq!(saved, links.map(|path| (path.to_owned(), 4)));
+    let bytes = write_tar(&linked, Vec::new()).unwrap();
+    assert_eq!(read(&bytes), linked);
+    let mut seen = std::collections::BTreeSet::new();
+    for entry in tar::Archive::new(&*bytes).entries().unwrap() {
+        let entry = entry.unwrap();
+        if entry.header().entry_type() == EntryType::Link {
+            let target = entry.link_name().unwrap().unwrap();
+            assert!(target.is_relative() && seen.contains(&*target), "{target:?}");
+        }
+        seen.insert(entry.path().unwrap().into_owned());
+    }
 }

@@ -178,3 +178,73 @@ fn deflated_entries_are_unpacked() {
     let (tree, _) = wheel.install(&[]).unwrap();
     assert_eq!(text(&tree, &format!("{SITE}/demo/big")).len(), 1 << 20);
 }
+
+#[test]
+fn repairs_are_in_the_record() {
+    use crate::recipe::python::{Launcher, Replacement, When};
+    let replacement = |count| Replacement {
+        path: "demo/__init__.py".into(),
+        from: "x = 1\n".into(),
+        to: "x = 2\n".into(),
+        count,
+        when: When::new(),
+        reason: "test".into(),
+    };
+    let wheel = Wheel::demo().with(
+        "Demo_Pkg-1.0.dist-info/entry_points.txt",
+        b"[console_scripts]\ndemo = demo:main\nother = demo:main\n",
+    );
+    let treatment = Treatment {
+        launchers: vec![Launcher {
+            script: "demo".into(),
+            before: vec!["import early".into()],
+            when: When::new(),
+            reason: "test".into(),
+        }],
+        replacements: vec![replacement(1)],
+        ..Treatment::default()
+    };
+    let (tree, _) = wheel.treated(&treatment).unwrap();
+    let module = text(&tree, &format!("{SITE}/demo/__init__.py"));
+    assert_eq!(module, "x = 2\n");
+    let launcher = text(&tree, "/usr/local/bin/demo");
+    assert!(launcher.contains("from demo import main\nimport early\nif __name__"), "{launcher}");
+    assert!(!text(&tree, "/usr/local/bin/other").contains("early"));
+    let record = text(&tree, &format!("{SITE}/Demo_Pkg-1.0.dist-info/RECORD"));
+    for (path, content) in [("demo/__init__.py", &module), ("../../../bin/demo", &launcher)] {
+        let row = format!("{path},{},{}\n", Hash::of(content.as_bytes()), content.len());
+        assert!(record.contains(&row), "{row} {record}");
+    }
+
+    let wrong = Treatment { replacements: vec![replacement(2)], ..Treatment::default() };
+    let error = wheel.treated(&wrong).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(
+        source,
+        "its `demo/__init__.py` has the text that is to be replaced 1 times, expected 2"
+    );
+    assert_eq!(crate::error::Failure::kind(&error), crate::error::Kind::Usage);
+}
+
+#[test]
+fn bytecode_is_in_the_record_and_in_the_figures() {
+    let wheel = Wheel::demo().with("demo/other.py", b"").with("demo/data.txt", b"");
+    let rule = Prune::new(["demo/__init__.py"], "test").unwrap();
+    let laid_out =
+        lay_out(&wheel.pack(), &wheel.file, &Scheme::for_base((3, 13)), &Treatment::default())
+            .unwrap();
+    let all = Prune::new(["**"], "test").unwrap();
+    assert_eq!(laid_out.modules(&all).len(), 2);
+    let modules: Vec<_> = laid_out.modules(&rule).into_keys().collect();
+    let library = Scheme::for_base((3, 13)).purelib;
+    assert_eq!(modules, [library.join("demo/__init__.py").unwrap()]);
+    let path = library.join("demo/__pycache__/__init__.cpython-313.pyc").unwrap();
+    let bytecode = BTreeMap::from([(path.clone(), Bytes::from_static(b"code"))]);
+    let (tree, installed) = laid_out.finish(&bytecode).unwrap();
+    assert_eq!(tree.get(&path).unwrap().node, Node::File("code".into()));
+    assert_eq!(installed.bytecode, 4);
+    let record = library.join("Demo_Pkg-1.0.dist-info/RECORD").unwrap();
+    let Node::File(record) = &tree.get(&record).unwrap().node else { panic!("no RECORD") };
+    let row = format!("demo/__pycache__/__init__.cpython-313.pyc,{},4\n", Hash::of(b"code"));
+    assert!(String::from_utf8_lossy(record).contains(&row));
+}

@@ -1,0 +1,146 @@
+//! What is done to distributions harms none of them: a real image on a real musl base, from the public
+//! package index.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use assemble::layers::bytecode::{Compiler, Modules};
+use assemble::layers::path::ContainerPath;
+use assemble::oci::Digest;
+use assemble::sandbox::{Job, Outcome, Sandbox};
+use assemble::store::Store;
+use fs_err as fs;
+use tempfile::TempDir;
+
+use crate::bases::{self, BaseSpec, Layout};
+use crate::support::registry::FakeRegistry;
+use crate::support::tools::succeed;
+
+const CELL: &str = "2.47.0/python3.13/alpine3.24";
+
+/// Imports every module that is a shared object. What a distribution does not require may be missing:
+/// the module itself was loaded then.
+const IMPORT_ALL: &str = r#"
+import glob, importlib, os, sysconfig
+library = sysconfig.get_path("platlib")
+count = 0
+for file in sorted(glob.glob(library + "/**/*.so", recursive=True)):
+    module = os.path.relpath(file, library).split(".")[0].replace("/", ".")
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "_cffi_backend":
+            raise
+    count += 1
+print(count, "native modules")
+"#;
+
+fn sandbox(force_loader: bool) -> Sandbox {
+    Sandbox { launcher: env!("CARGO_BIN_EXE_assemble").into(), force_loader }
+}
+
+async fn run(rootfs: &Path, work: &Path, argv: &[&str]) -> Outcome {
+    let job = Job {
+        rootfs: rootfs.to_path_buf(),
+        work: work.to_path_buf(),
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        env: BTreeMap::from([
+            ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            ("HOME".to_owned(), "/build".to_owned()),
+            ("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()),
+        ]),
+        time_limit: Duration::from_mins(3),
+        output_limit: 1 << 20,
+    };
+    sandbox(false).run(&job).await.unwrap()
+}
+
+#[tokio::test]
+#[cfg(target_arch = "x86_64")]
+async fn every_native_module_of_the_image_loads_and_its_command_runs() {
+    let spec = BaseSpec::new("3.13", "alpine3.24");
+    let base = bases::make(spec, &crate::base_cache()).await.unwrap();
+    let registry = FakeRegistry::start().await;
+    base.serve(&registry, "library/python", Some(&spec.tag())).unwrap();
+    let folder = TempDir::new().unwrap();
+    let archive = folder.path().join("image.tar");
+    let mut assemble = Command::new(env!("CARGO_BIN_EXE_assemble"));
+    assemble
+        .args(["--json", "--root", env!("CARGO_MANIFEST_DIR"), "--cache-dir"])
+        .arg(crate::base_cache().join("cache"))
+        .args(["--mirror", &format!("docker.io={}", registry.address())])
+        .args([CELL, "--output"])
+        .arg(&archive);
+    // The registry is a task of this thread's runtime.
+    let report = tokio::task::spawn_blocking(move || succeed(&mut assemble)).await.unwrap();
+
+    // What issue 3 asks for.
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let image = &report["images"][0]["images"][0];
+    assert!(image["added-size"].as_u64().unwrap() <= 10_000_000, "{image}");
+    assert!(image["added-uncompressed-size"].as_u64().unwrap() <= 30_000_000, "{image}");
+
+    let (layout, rootfs) = (folder.path().join("layout"), folder.path().join("rootfs"));
+    tar::Archive::new(fs::File::open(&archive).unwrap()).unpack(&layout).unwrap();
+    let made = Layout::open(&layout).unwrap();
+    fs::create_dir(&rootfs).unwrap();
+    made.unpack(&rootfs).unwrap();
+    let label = &made.config().unwrap()["config"]["Labels"]["assemble.deviations"];
+    let label: serde_json::Value = serde_json::from_str(label.as_str().unwrap()).unwrap();
+    assert!(label["strip"]["reason"].is_string(), "{label}");
+
+    let work = folder.path().join("work");
+    fs::create_dir(&work).unwrap();
+    fs::write(work.join("import_all.py"), IMPORT_ALL).unwrap();
+    for (argv, said) in [
+        (&["python3", "/build/import_all.py"][..], "native modules"),
+        (&["locust", "--version"], "locust 2.47.0"),
+        (&["python3", "-m", "pip", "check"], "No broken requirements found."),
+    ] {
+        let outcome = run(&rootfs, &work, argv).await;
+        let log = String::from_utf8_lossy(&outcome.log);
+        assert!(outcome.success && log.contains(said), "{argv:?}: {log}");
+    }
+}
+
+#[tokio::test]
+#[cfg(target_arch = "x86_64")]
+async fn bytecode_is_the_same_in_either_tier_and_never_stale() {
+    let base =
+        bases::make(BaseSpec::new("3.13", "alpine3.24"), &crate::base_cache()).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let rootfs = folder.path().join("rootfs");
+    fs::create_dir(&rootfs).unwrap();
+    base.unpack(&rootfs).unwrap();
+    let path = |name: &str| {
+        ContainerPath::parse(&format!("/usr/local/lib/python3.13/site-packages/{name}")).unwrap()
+    };
+    let modules = Modules::from([
+        (path("a/__init__.py"), "NAMES = frozenset({'x', 'y', 'z'})\n".into()),
+        (path("a/b.py"), "def f():\n    return 'x', PATH\n".into()),
+        (path("a/python2.py"), "print 'no longer'\n".into()),
+    ]);
+    let compiler = Compiler { python: (3, 13), rootfs_key: Digest::of(b"base") };
+    let mut results = Vec::new();
+    for force_loader in [false, true] {
+        let store = Store::open(folder.path().join(format!("store-{force_loader}"))).unwrap();
+        assert_eq!(compiler.cached(&modules, &store).unwrap(), None);
+        let made = compiler.compile(&modules, &rootfs, &store, &sandbox(force_loader)).await;
+        let made = made.unwrap();
+        assert_eq!(compiler.cached(&modules, &store).unwrap().as_ref(), Some(&made));
+        results.push(made);
+    }
+    assert_eq!(results[0], results[1]);
+    let paths: Vec<_> = results[0].keys().cloned().collect();
+    let cache = |name: &str| path(&format!("a/__pycache__/{name}.cpython-313.pyc"));
+    assert_eq!(paths, [cache("__init__"), cache("b")]);
+    for (path, bytes) in &results[0] {
+        // PEP 552: hash-based, and not to be checked.
+        assert_eq!(bytes[4..8], [1, 0, 0, 0], "{path}");
+        // Tracebacks name the file where it is in the image.
+        let text = String::from_utf8_lossy(bytes);
+        assert!(text.contains("/usr/local/lib/python3.13/site-packages/a/"), "{path}");
+    }
+}
