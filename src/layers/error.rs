@@ -65,7 +65,7 @@ pub enum Error {
     /// A deviation of the recipe that no distribution of the layer takes.
     #[error("{what}: no distribution of the layer has it")]
     Unapplied {
-        /// `command `x`` or `a file `x``.
+        /// The command or the file, with its name.
         what: String,
     },
     /// Modules could not be compiled.

@@ -251,3 +251,89 @@ impl Python {
         reasons
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::recipe::lock::Inputs;
+    use crate::recipe::{Brick, Layer, Lock, Recipe};
+
+    fn python(text: &str) -> Result<Python, String> {
+        let text =
+            format!("kind = \"python\"\nrequirements = [{{ requirement = \"a=={{a}}\" }}]\n{text}");
+        let layer = Layer::parse(&text, Path::new("layers/x"), "x").map_err(|error| {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            source.unwrap_or_else(|| error.to_string())
+        })?;
+        let Brick::Python(python) = layer.brick else { panic!("kind") };
+        Ok(*python)
+    }
+
+    #[test]
+    fn items_hold_for_the_cells_they_name() {
+        let layer = python(
+            "[[prune]]\npaths = [\"x\"]\nwhen = { a = \">=2\" }\nreason = \"r\"\n\
+             [[launcher]]\nscript = \"s\"\nbefore = [\"import b\"]\nwhen = { a = \"<2\" }\nreason = \"r\"\n\
+             [[replace]]\npath = \"p.py\"\nfrom = \"1\"\nto = \"2\"\ncount = 1\nwhen = { a = \"==1.5\" }\nreason = \"r\"\n\
+             [strip]\nreason = \"r\"\n[duplicates]\nsmallest = 1\nreason = \"r\"\n\
+             [bytecode]\ninvalidation = \"unchecked-hash\"\nreason = \"r\"\n",
+        )
+        .unwrap();
+        for (version, counts) in [("1", [0, 1, 0]), ("1.5", [0, 1, 1]), ("2", [1, 0, 0])] {
+            let columns = Columns(BTreeMap::from([("a".to_owned(), version.to_owned())]));
+            let cell = layer.of_cell(&columns).unwrap();
+            let found = [cell.prune.len(), cell.launchers.len(), cell.replacements.len()];
+            assert_eq!(found, counts, "{version}");
+            assert!(cell.strip.is_some() && cell.duplicates.is_some() && cell.bytecode.is_some());
+        }
+        assert!(layer.of_cell(&Columns::default()).is_err());
+    }
+
+    #[test]
+    fn every_item_has_a_reason_and_known_keys() {
+        for (text, problem) in [
+            ("[strip]\n", "missing field `reason`"),
+            ("[strip]\nreason = \" \"\n", "`strip` has no reason"),
+            ("[strip]\nreason = \"r\"\nhow = 1\n", "unknown field `how`"),
+            ("[duplicates]\nreason = \"r\"\n", "missing field `smallest`"),
+            ("[duplicates]\nsmallest = 1\nreason = \"\"\n", "`duplicates` has no reason"),
+            ("[bytecode]\ninvalidation = \"time\"\nreason = \"r\"\n", "unknown variant `time`"),
+            ("[[prune]]\npaths = []\nreason = \"\"\n", "pruning [] has no reason"),
+            ("[[constraint]]\nrequirement = \"b\"\nreason = \"\"\n", "`b` has no reason"),
+            ("[[override]]\ndrop = \"b\"\nreason = \"\"\n", "`!b` has no reason"),
+            ("[[override]]\nreason = \"r\"\n", "either `requirement` or `drop`"),
+            (
+                "[[launcher]]\nscript = \"s\"\nbefore = [\" x\"]\nreason = \"r\"\n",
+                "none of them indented",
+            ),
+            ("[[launcher]]\nscript = \"s\"\nbefore = []\nreason = \"r\"\n", "is a list of"),
+            (
+                "[[launcher]]\nscript = \"s\"\nbefore = [\"a\\nb\"]\nreason = \"r\"\n",
+                "is a list of",
+            ),
+            (
+                "[[replace]]\npath = \"p\"\nfrom = \"\"\nto = \"\"\ncount = 1\nreason = \"r\"\n",
+                "nothing is replaced",
+            ),
+        ] {
+            let error = python(text).unwrap_err();
+            assert!(error.contains(problem), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_locks_of_this_project_are_those_of_its_recipe() {
+        let recipe = Recipe::open(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        assert!(recipe.matrix.cells.len() >= 10);
+        for cell in &recipe.matrix.cells {
+            let path = recipe.lock_path(cell);
+            let text = fs_err::read_to_string(&path).unwrap();
+            let lock = Lock::parse(&text, &path).unwrap();
+            let now = Inputs::of(cell, &recipe.layers, cell.python().to_owned()).unwrap();
+            assert_eq!(lock.inputs.differences(&now), Vec::<String>::new(), "{}", cell.path);
+            assert_eq!(lock.to_toml().unwrap(), text, "{}", cell.path);
+        }
+    }
+}
