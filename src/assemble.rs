@@ -19,7 +19,7 @@ use crate::recipe::Cell;
 use crate::recipe::lock::{BasePin, Inputs, Lock};
 use crate::request::{Destination, Request};
 use crate::resolve::{self, Question};
-use crate::world::World;
+use crate::world::{Work, World};
 
 /// What became of one cell.
 #[derive(Clone, Debug, Serialize)]
@@ -59,11 +59,45 @@ pub struct AssembledImage {
 
 /// Assembles one cell, from the base image to the places it is written to.
 ///
-/// The same request, lock and base digest give the same image digest on any machine.
+/// The same request, lock and base digest give the same image digest on any machine. What earlier
+/// runs kept is verified when it is written; if it is damaged, it is fetched or made again, once.
 ///
 /// # Errors
 /// Any room's, with what was being done.
 pub async fn assemble(request: &Request, world: &World) -> Result<Assembled> {
+    let cell = &request.cell;
+    let (artifact, images) = make(request, world).await?;
+    let written = match write(&artifact, request, world).await {
+        Err(error) => {
+            let on_disk = request.destinations.iter().any(Destination::is_on_disk);
+            let lacking = destination::lacks_blobs(&artifact, on_disk, world).await;
+            if !lacking.doing(|| format!("look through the cache for {}", cell.path))? {
+                return Err(error);
+            }
+            world.progress.notice("something in the cache was damaged, and is made again");
+            let (artifact, _) = make(request, world).await?;
+            write(&artifact, request, world).await?
+        }
+        Ok(written) => written,
+    };
+    Ok(Assembled {
+        cell: cell.path.clone(),
+        reference: cell.reference.to_string(),
+        digest: artifact.digest(),
+        images,
+        written,
+    })
+}
+
+async fn write(artifact: &Artifact, request: &Request, world: &World) -> Result<Vec<String>> {
+    let names = std::slice::from_ref(&request.cell.reference);
+    destination::write(artifact, names, &request.destinations, world)
+        .await
+        .doing(|| format!("write {}", request.cell.reference))
+}
+
+/// The images of a cell, with all blobs in the store that their destinations need.
+async fn make(request: &Request, world: &World) -> Result<(Artifact, Vec<AssembledImage>)> {
     let cell = &request.cell;
     let mut images = Vec::new();
     let mut reports = Vec::new();
@@ -92,27 +126,14 @@ pub async fn assemble(request: &Request, world: &World) -> Result<Assembled> {
         });
         images.push(image);
         if request.destinations.iter().any(Destination::is_on_disk) {
-            base::fetch_layers(&base, world)
+            Work::Fetch
+                .time(&*world.progress, base::fetch_layers(&base, world))
                 .await
                 .doing(|| format!("fetch the layers of {}", base.reference))?;
         }
     }
     let artifact = Artifact::new(images).doing(|| format!("make the index of {}", cell.path))?;
-    let written = destination::write(
-        &artifact,
-        std::slice::from_ref(&cell.reference),
-        &request.destinations,
-        world,
-    )
-    .await
-    .doing(|| format!("write {}", cell.reference))?;
-    Ok(Assembled {
-        cell: cell.path.clone(),
-        reference: cell.reference.to_string(),
-        digest: artifact.digest(),
-        images: reports,
-        written,
-    })
+    Ok((artifact, reports))
 }
 
 /// What [`assemble`] would do, for each platform; nothing is fetched but the base's manifest and
@@ -133,7 +154,9 @@ pub async fn plan(request: &Request, world: &World) -> Result<Vec<Plan>> {
 async fn stand_on(request: &Request, platform: &Platform, world: &World) -> Result<Base> {
     let cell = &request.cell;
     let pin = request.lock.base.as_ref().map(|pin| &pin.digest);
-    let base = base::fetch(&cell.base, pin, platform, world)
+    let fetching = base::fetch(&cell.base, pin, platform, world);
+    let base = Work::Fetch
+        .time(&*world.progress, fetching)
         .await
         .doing(|| format!("read the base {} for {platform}", cell.base))?;
     if pin.is_none() {
@@ -182,7 +205,10 @@ pub async fn lock(
         .or(older.and_then(|lock| lock.inputs.exclude_newer).filter(|_| !options.upgrade));
     let mut question = Question::of(&inputs, targets).doing(doing)?;
     question.prefer = preferences(options);
-    let distributions = resolve::resolve(&question, world).await.doing(doing)?;
+    let distributions = Work::Resolve
+        .time(&*world.progress, resolve::resolve(&question, world))
+        .await
+        .doing(doing)?;
     let base = if options.pin_base {
         let digest = base::digest(&cell.base, world)
             .await

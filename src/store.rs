@@ -124,6 +124,11 @@ impl Store {
         Ok(writer.commit()?.0)
     }
 
+    /// Whether a blob of that digest and size seems to be stored. Whoever reads it verifies it.
+    pub fn seems_to_have(&self, digest: &Digest, size: u64) -> bool {
+        fs::metadata(self.blob_path(digest)).is_ok_and(|found| found.len() == size)
+    }
+
     /// Whether a blob of that digest is stored and still has it, read to its last byte. A damaged
     /// blob is removed.
     ///

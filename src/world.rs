@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::{package_index, registry, sandbox, store::Store};
 
@@ -32,6 +33,50 @@ pub trait Progress: Send + Sync + std::fmt::Debug {
     fn notice(&self, message: &str);
     /// `done` of `total` bytes of the transfer called `what` have flowed; `done == total` ends it.
     fn bytes(&self, what: &str, done: u64, total: u64);
+    /// A part of the work took that long. Nobody has to care.
+    fn spent(&self, _on: Work, _time: Duration) {}
+}
+
+/// What a run's time goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// Versions are chosen.
+    Resolve,
+    /// Documents, layers, wheels and sdists come from servers, or are found to be here.
+    Fetch,
+    /// Sdists become wheels, or are found to have become them.
+    Build,
+    /// Wheels are installed and compressed.
+    Compress,
+    /// A layer is put together and hashed.
+    Hash,
+    /// Archives and layouts are written.
+    Write,
+    /// Registries are asked and get what they lack.
+    Push,
+}
+
+impl Work {
+    /// `resolve`, `fetch`, …
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Fetch => "fetch",
+            Self::Build => "build",
+            Self::Compress => "compress",
+            Self::Hash => "hash",
+            Self::Write => "write",
+            Self::Push => "push",
+        }
+    }
+
+    /// Times what `doing` does. The time goes to `progress` and nowhere else.
+    pub async fn time<T>(self, progress: &dyn Progress, doing: impl Future<Output = T>) -> T {
+        let begin = Instant::now();
+        let done = doing.await;
+        progress.spent(self, begin.elapsed());
+        done
+    }
 }
 
 /// Says nothing.

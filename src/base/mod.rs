@@ -158,6 +158,10 @@ pub async fn rootfs(base: &Base, world: &World) -> Result<PathBuf, Error> {
     if let Some(there) = rootfs::unpacked(&base.diff_ids, &world.store) {
         return Ok(there);
     }
+    // Unpacking a damaged one would fail only after much work.
+    for layer in base.manifest.layers() {
+        let _removed_if_damaged = world.store.verify(&checkable(&base.reference, layer)?)?;
+    }
     fetch_layers(base, world).await?;
     let layers: Vec<_> =
         base.manifest.layers().iter().cloned().zip(base.diff_ids.iter().copied()).collect();
@@ -169,11 +173,15 @@ pub async fn rootfs(base: &Base, world: &World) -> Result<PathBuf, Error> {
     }
 }
 
-/// Fetches one layer of the base into the store, unless it is there and undamaged.
+/// Fetches one layer of the base into the store, unless it seems to be there: whoever reads it
+/// verifies it.
 ///
 /// # Errors
 /// The registry or the store failed, or other bytes came than the descriptor says.
 pub async fn fetch_layer(base: &Base, layer: &Descriptor, world: &World) -> Result<(), Error> {
+    if world.store.seems_to_have(&checkable(&base.reference, layer)?, layer.size()) {
+        return Ok(());
+    }
     fetch_blob(&base.reference, layer, world).await
 }
 

@@ -76,6 +76,9 @@ pub(super) struct Shared {
     /// Results as JSON on standard output
     #[arg(long, global = true, help_heading = "Output")]
     pub json: bool,
+    /// Say where the time went
+    #[arg(long, global = true, help_heading = "Output")]
+    pub timings: bool,
     /// Say nothing but results and errors
     #[arg(short, long, global = true, help_heading = "Output")]
     pub quiet: bool,

@@ -52,11 +52,8 @@ pub(super) fn world(
             ..registry::Options::default()
         },
     );
-    let package_index = package_index::Client::new(
-        http.raw().clone(),
-        package_index_config(shared, environment)?,
-        store.clone(),
-    );
+    let package_index =
+        package_index::Client::new(http, package_index_config(shared, environment)?, store.clone());
     Ok(World {
         store,
         registry,

@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use fs_err as fs;
@@ -43,9 +43,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    let begin = Instant::now();
     let terminal = Arc::new(Terminal::new(arguments.shared.quiet));
     let outcome = run(&arguments, &terminal);
     terminal.clear();
+    if arguments.shared.timings {
+        let _closed = write!(std::io::stderr(), "{}", terminal.timings(begin.elapsed()));
+    }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::world::Progress;
+use crate::world::{Progress, Work};
 
 /// Prints to standard error.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub(super) struct Terminal {
 struct State {
     transfers: BTreeMap<String, ProgressBar>,
     spinner: Option<ProgressBar>,
+    spent: BTreeMap<Work, Duration>,
 }
 
 impl Terminal {
@@ -39,6 +40,17 @@ impl Terminal {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.spinner.take().iter().for_each(ProgressBar::finish_and_clear);
         std::mem::take(&mut state.transfers).values().for_each(ProgressBar::finish_and_clear);
+    }
+
+    /// Where the time went, a line each, and what the whole run took. What happened at the same time
+    /// is in several lines.
+    pub(super) fn timings(&self, whole: Duration) -> String {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = state.spent.iter().map(|(work, time)| (work.name(), *time));
+        lines
+            .chain([("all", whole)])
+            .map(|(name, time)| format!("{name:10} {:>10.1} ms\n", time.as_secs_f64() * 1000.0))
+            .collect()
     }
 
     fn line(&self, message: &str) {
@@ -68,6 +80,11 @@ impl Progress for Terminal {
 
     fn notice(&self, message: &str) {
         self.line(&format!("note: {message}"));
+    }
+
+    fn spent(&self, on: Work, time: Duration) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state.spent.entry(on).or_default() += time;
     }
 
     fn bytes(&self, what: &str, done: u64, total: u64) {

@@ -11,17 +11,17 @@
 //! It holds one image: `docker load` knows no platforms.
 
 use std::collections::BTreeMap;
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use tempfile::Builder;
 
-use super::{Blob, Error, OCI_LAYOUT, Written, beside, blobs, descriptors, entries, index_json};
-use super::{layout, parse_index_json, temporary};
+use super::{Error, OCI_LAYOUT, Written, beside, blobs, descriptors, entries, for_each_blob};
+use super::{index_json, layout, parse_index_json, temporary};
 use crate::image::validate::{self, Blobs, Problem, Valid};
 use crate::image::{Artifact, Image, MANIFEST_MAX};
 use crate::oci::json::to_canonical_vec;
@@ -51,7 +51,8 @@ pub fn only_image(artifact: &Artifact) -> Result<&Image, Error> {
     }
 }
 
-/// Writes `image` to a tar at `path` under `names`, each of which needs a tag.
+/// Writes `image` to a tar at `path` under `names`, each of which needs a tag; at most `parallel`
+/// blobs are copied at once.
 ///
 /// # Errors
 /// A blob is missing or damaged in `store`, or the disk said no. What was at `path` stays then.
@@ -60,6 +61,7 @@ pub fn write(
     names: &[Reference],
     store: &Store,
     path: &Path,
+    parallel: usize,
 ) -> Result<Written, Error> {
     let failed = |e| Error::write(path, e);
     let index = index_json(&entries(&image.descriptor, names)?)?;
@@ -67,34 +69,37 @@ pub fn write(
 
     let parent = beside(path);
     fs::create_dir_all(parent).map_err(failed)?;
-    let mut file = Builder::new()
+    let file = Builder::new()
         .prefix(&temporary(path))
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(parent)
         .map_err(failed)?;
-    let buffered = io::BufWriter::with_capacity(256 * 1024, file.as_file_mut());
-    let mut tar = tar::Builder::new(buffered);
 
+    // Where everything will lie is known before anything is copied.
+    let blobs = blobs(std::slice::from_ref(image), None)?;
+    let mut frame = Frame { file: file.as_file(), end: 0 };
     for folder in ["blobs/", BLOBS] {
-        let header = header(folder, tar::EntryType::Directory, 0).map_err(failed)?;
-        tar.append(&header, io::empty()).map_err(failed)?;
+        frame.entry(folder, tar::EntryType::Directory, 0).map_err(failed)?;
     }
-    for (digest, blob) in &blobs(std::slice::from_ref(image), None)? {
-        append_blob(&mut tar, digest, blob, store, path)?;
+    let mut places = BTreeMap::new();
+    for (digest, blob) in &blobs {
+        let name = format!("{BLOBS}{}", digest.hex());
+        let place = frame.entry(&name, tar::EntryType::Regular, blob.size()).map_err(failed)?;
+        places.insert(*digest, place);
     }
     for (name, bytes) in
         [("index.json", index.as_slice()), ("manifest.json", &docker), ("oci-layout", OCI_LAYOUT)]
     {
-        let header = header(name, tar::EntryType::Regular, bytes.len() as u64).map_err(failed)?;
-        tar.append(&header, bytes).map_err(failed)?;
+        let length = bytes.len() as u64;
+        let place = frame.entry(name, tar::EntryType::Regular, length).map_err(failed)?;
+        file.as_file().write_all_at(bytes, place).map_err(failed)?;
     }
-    // Its `Drop` would swallow what finishing says.
-    let mut buffered = tar.into_inner().map_err(failed)?;
-    buffered.flush().map_err(failed)?;
-    drop(buffered);
-
-    file.as_file().sync_data().map_err(failed)?;
-    let bytes = file.as_file().metadata().map_err(failed)?.len();
+    let bytes = frame.finish().map_err(failed)?;
+    for_each_blob(&blobs, parallel, |digest, blob| {
+        let end = places.get(digest).copied().unwrap_or_default();
+        blob.copy(digest, store, At { file: file.as_file(), end }, path)?;
+        Ok(blob.size())
+    })?;
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(Written {
         path: path.to_owned(),
@@ -103,26 +108,46 @@ pub fn write(
     })
 }
 
-/// Appends by hand: `tar::Builder::append` could not tell a damaged blob from a full disk.
-fn append_blob<W: Write>(
-    tar: &mut tar::Builder<W>,
-    digest: &Digest,
-    blob: &Blob<'_>,
-    store: &Store,
-    path: &Path,
-) -> Result<(), Error> {
-    let failed = |e| Error::write(path, e);
-    let name = format!("{BLOBS}{}", digest.hex());
-    let header = header(&name, tar::EntryType::Regular, blob.size()).map_err(failed)?;
-    let target = tar.get_mut();
-    target.write_all(header.as_bytes()).map_err(failed)?;
-    blob.copy(digest, store, target, path)?;
-    let padding = [0; 512];
-    let rest = usize::try_from(blob.size() % 512).unwrap_or(0);
-    if rest > 0 {
-        target.write_all(&padding[rest..]).map_err(failed)?;
+/// The tar without the contents of its entries. What is not written is zeros, as padding should be.
+struct Frame<'a> {
+    file: &'a File,
+    end: u64,
+}
+
+impl Frame<'_> {
+    /// Writes an entry's header; returns where its content belongs.
+    fn entry(&mut self, name: &str, kind: tar::EntryType, size: u64) -> io::Result<u64> {
+        let header = header(name, kind, size)?;
+        self.file.write_all_at(header.as_bytes(), self.end)?;
+        let place = self.end + header.as_bytes().len() as u64;
+        self.end = place + size.next_multiple_of(512);
+        Ok(place)
     }
-    Ok(())
+
+    /// Ends the tar; returns its length in bytes.
+    fn finish(self) -> io::Result<u64> {
+        let length = self.end + 1024;
+        self.file.set_len(length)?;
+        Ok(length)
+    }
+}
+
+/// Writes to a file from some place on, whoever else writes elsewhere.
+struct At<'a> {
+    file: &'a File,
+    end: u64,
+}
+
+impl Write for At<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write_at(bytes, self.end)?;
+        self.end += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn header(name: &str, kind: tar::EntryType, size: u64) -> io::Result<tar::Header> {
@@ -280,7 +305,7 @@ mod tests {
         let (folder, store, image) = stored("linux/amd64");
         let path = folder.path().join("a.tar");
         let names = names(&["docker.io/grubykarol/app:1.0", "localhost:5000/app:1.0", "app:x"]);
-        write(&image, &names, &store, &path).unwrap();
+        write(&image, &names, &store, &path, 2).unwrap();
         let bytes = fs::read(&path).unwrap();
         assert_eq!(bytes.len() % 512, 0);
 
@@ -359,7 +384,7 @@ mod tests {
     fn no_byte_of_a_blob_can_change_unseen() {
         let (folder, store, image) = stored("linux/amd64");
         let path = folder.path().join("a.tar");
-        write(&image, &names(&["app:1"]), &store, &path).unwrap();
+        write(&image, &names(&["app:1"]), &store, &path, 2).unwrap();
         let right = fs::read(&path).unwrap();
         let entries = Archive::open(&path).unwrap().entries;
         for (name, (start, size)) in &entries {
@@ -384,7 +409,7 @@ mod tests {
     fn tars_that_readers_would_take_for_different_images() {
         let (folder, store, image) = stored("linux/amd64");
         let path = folder.path().join("a.tar");
-        write(&image, &names(&["app:1"]), &store, &path).unwrap();
+        write(&image, &names(&["app:1"]), &store, &path, 2).unwrap();
         let right = fs::read(&path).unwrap();
         let rewrite = |edit: &dyn Fn(&str, Vec<u8>) -> Files| {
             let mut made = tar::Builder::new(Vec::new());

@@ -18,14 +18,15 @@ use fs_err as fs;
 use serde_json::Value;
 use tempfile::Builder;
 
-use super::{Blob, Error, Written, beside, blobs, descriptors, entries, index_json, temporary};
-use super::{OCI_LAYOUT, named_digest, parse_index_json};
+use super::{Blob, Error, Written, beside, blobs, descriptors, entries, for_each_blob};
+use super::{OCI_LAYOUT, index_json, named_digest, parse_index_json, temporary};
 use crate::image::Artifact;
 use crate::image::validate::{self, Blobs, Valid};
 use crate::oci::{Digest, Reference, media_type};
 use crate::store::Store;
 
-/// Writes `artifact` to the layout at `path` under `names`, each of which needs a tag. An entry of a
+/// Writes `artifact` to the layout at `path` under `names`, each of which needs a tag; at most
+/// `parallel` blobs are copied at once. An entry of a
 /// layout that exists is replaced if it has the same tag, or is the same without a name.
 ///
 /// # Errors
@@ -36,6 +37,7 @@ pub fn write(
     names: &[Reference],
     store: &Store,
     path: &Path,
+    parallel: usize,
 ) -> Result<Written, Error> {
     let new_entries = entries(artifact.descriptor(), names)?;
     let blobs = blobs(&artifact.images, artifact.index.as_ref())?;
@@ -53,9 +55,7 @@ pub fn write(
         let layout = Layout { path: folder.path().to_owned() };
         layout.put(Path::new("oci-layout"), OCI_LAYOUT)?;
         let mut bytes = OCI_LAYOUT.len() as u64;
-        for (digest, blob) in &blobs {
-            bytes += layout.add(digest, blob, store)?;
-        }
+        bytes += for_each_blob(&blobs, parallel, |digest, blob| layout.add(digest, blob, store))?;
         let index = index_json(&new_entries)?;
         layout.put(Path::new("index.json"), &index)?;
         match fs::rename(folder.path(), path) {
@@ -74,10 +74,7 @@ pub fn write(
     // Two writers would lose each other's entries. The lock ends when the file is closed.
     let marker = fs::File::open(path.join("oci-layout")).map_err(|e| Error::read(path, e))?;
     marker.file().lock().map_err(|e| Error::write(path, e))?;
-    let mut bytes = 0;
-    for (digest, blob) in &blobs {
-        bytes += layout.add(digest, blob, store)?;
-    }
+    let bytes = for_each_blob(&blobs, parallel, |digest, blob| layout.add(digest, blob, store))?;
     let mut entries = layout.entries()?;
     entries.retain(|old| new_entries.iter().all(|new| !is_replaced_by(old, new)));
     entries.extend(new_entries);
@@ -173,7 +170,7 @@ impl Layout {
         self.write_file(&path, |file| file.write_all(bytes).map_err(|e| Error::write(&path, e)))
     }
 
-    /// Writes beside `path`, syncs and renames.
+    /// Writes beside `path` and renames.
     fn write_file(
         &self,
         path: &Path,
@@ -191,7 +188,6 @@ impl Layout {
         write(&mut writer)?;
         writer.flush().map_err(failed)?;
         drop(writer);
-        file.as_file().sync_data().map_err(failed)?;
         file.persist(path).map_err(|e| failed(e.error))?;
         Ok(())
     }
@@ -232,15 +228,15 @@ mod tests {
         let one = Artifact::new(vec![amd64.clone()]).unwrap();
         let both = Artifact::new(vec![amd64.clone(), arm64]).unwrap();
 
-        write(&one, &names(&["app:1", "app:2"]), &store, &path).unwrap();
-        let again = write(&one, &names(&["app:2", "app:1"]), &store, &path).unwrap();
+        write(&one, &names(&["app:1", "app:2"]), &store, &path, 2).unwrap();
+        let again = write(&one, &names(&["app:2", "app:1"]), &store, &path, 2).unwrap();
         let index_size = fs::metadata(path.join("index.json")).unwrap().len();
         assert_eq!(again.bytes, index_size, "no blob is written twice");
         assert_eq!(index(&path).len(), 2);
 
-        write(&both, &names(&["app:2"]), &store, &path).unwrap();
-        write(&one, &[], &store, &path).unwrap();
-        write(&one, &[], &store, &path).unwrap();
+        write(&both, &names(&["app:2"]), &store, &path, 2).unwrap();
+        write(&one, &[], &store, &path, 2).unwrap();
+        write(&one, &[], &store, &path, 2).unwrap();
         let entries = index(&path);
         let found: Vec<_> = entries
             .iter()
@@ -271,12 +267,12 @@ mod tests {
         let (folder, store, image) = stored("linux/amd64");
         let path = folder.path().join("l");
         let artifact = Artifact::new(vec![image]).unwrap();
-        write(&artifact, &[], &store, &path).unwrap();
+        write(&artifact, &[], &store, &path, 2).unwrap();
         let right = listing(&path);
         for name in right.keys().filter(|name| name.starts_with("blobs/")) {
             fs::write(path.join(name), "x").unwrap();
             assert!(validate(&path).is_err(), "{name}");
-            write(&artifact, &[], &store, &path).unwrap();
+            write(&artifact, &[], &store, &path, 2).unwrap();
             assert_eq!(listing(&path), right);
         }
     }
@@ -286,7 +282,7 @@ mod tests {
         let (folder, store, image) = stored("linux/amd64");
         let artifact = Artifact::new(vec![image]).unwrap();
         let path = folder.path().join("l");
-        let write = || write(&artifact, &[], &store, &path);
+        let write = || write(&artifact, &[], &store, &path, 2);
 
         fs::write(&path, "a file").unwrap();
         assert!(matches!(write(), Err(Error::NotALayout(_))));
@@ -311,7 +307,7 @@ mod tests {
             for number in 0..8 {
                 let names = names(&[&format!("app:{number}")]);
                 let (artifact, store, path) = (&artifact, &store, &path);
-                scope.spawn(move || write(artifact, &names, store, path).unwrap());
+                scope.spawn(move || write(artifact, &names, store, path, 2).unwrap());
             }
         });
         let tags: Vec<_> = index(&path).iter().filter_map(ref_name).collect();

@@ -1,23 +1,27 @@
 //! Chapter 6: where an artifact goes: a layout, an archive, a registry.
 //!
 //! Files are written beside their place and renamed, so that nobody finds half of one. Every blob is
-//! hashed while it is copied: a damaged cache cannot reach a destination. The base's layers must be
-//! in the store before a layout or archive is written; whoever calls fetches them.
+//! hashed while it is copied, several at once: a damaged cache cannot reach a destination. The base's
+//! layers must be in the store before a layout or archive is written; whoever calls fetches them.
+//! Nothing waits for the disk: what a power failure damages is written again.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use fs_err as fs;
 use serde_json::{Value, json};
 
 use crate::image::validate::Valid;
-use crate::image::{Artifact, Image};
+use crate::image::{Artifact, BlobSource, Image};
 use crate::oci::digest::DigestWriter;
 use crate::oci::{Descriptor, Digest, Reference, descriptor_digest, media_type};
 use crate::request::Destination;
 use crate::store::Store;
-use crate::world::World;
+use crate::world::{Work, World};
 
 pub mod archive;
 pub mod error;
@@ -42,7 +46,8 @@ pub async fn write(
         match destination {
             Destination::Registry(references) => {
                 world.progress.step(&format!("pushing {destination}"));
-                let report = registry::push(artifact, references, world).await?;
+                let push = registry::push(artifact, references, world);
+                let report = Work::Push.time(&*world.progress, push).await?;
                 written.extend(report.lines());
             }
             Destination::Archive(path) | Destination::Layout(path) => {
@@ -50,19 +55,46 @@ pub async fn write(
                 let (artifact, names) = (artifact.clone(), names.to_vec());
                 let (store, path) = (world.store.clone(), path.clone());
                 let is_archive = matches!(destination, Destination::Archive(_));
+                let parallel = world.parallel;
                 let done = tokio::task::spawn_blocking(move || {
                     if is_archive {
-                        archive::write(archive::only_image(&artifact)?, &names, &store, &path)
+                        let image = archive::only_image(&artifact)?;
+                        archive::write(image, &names, &store, &path, parallel)
                     } else {
-                        layout::write(&artifact, &names, &store, &path)
+                        layout::write(&artifact, &names, &store, &path, parallel)
                     }
                 });
-                let done = done.await.map_err(Error::Thread)??;
+                let done =
+                    Work::Write.time(&*world.progress, done).await.map_err(Error::Thread)??;
                 written.push(format!("{} ({} bytes)", done.path.display(), done.bytes));
             }
         }
     }
     Ok(written)
+}
+
+/// Reads all blobs of the artifact that the store has, and removes those that are damaged. Whether
+/// any of its own layers, or, if `base_too`, of the base's, is not there now.
+///
+/// # Errors
+/// The disk said no.
+pub async fn lacks_blobs(
+    artifact: &Artifact,
+    base_too: bool,
+    world: &World,
+) -> Result<bool, Error> {
+    let mut wanted = Vec::new();
+    for layer in artifact.images.iter().flat_map(|image| &image.layers) {
+        if base_too || layer.source == BlobSource::Store {
+            let digest = descriptor_digest(&layer.descriptor).map_err(crate::image::Error::from)?;
+            wanted.push(digest);
+        }
+    }
+    let store = world.store.clone();
+    let verified = tokio::task::spawn_blocking(move || {
+        wanted.iter().try_fold(false, |lacks, digest| Ok(!store.verify(digest)? || lacks))
+    });
+    verified.await.map_err(Error::Thread)?
 }
 
 /// What was written to disk.
@@ -103,17 +135,19 @@ impl Blob<'_> {
         }
     }
 
-    /// Copies the blob, and returns only after its last byte proved to be right.
+    /// Copies the blob to `target`, which is at `path`, and returns only after its last byte proved to
+    /// be right.
     ///
     /// # Errors
-    /// It is not in the store, or damaged there (then it is removed), or `target` (at `path`) fails.
+    /// It is not in the store, or damaged there (then it is removed), or `target` fails.
     fn copy(
         &self,
         digest: &Digest,
         store: &Store,
-        target: &mut impl Write,
+        target: impl Write,
         path: &Path,
     ) -> Result<(), Error> {
+        let mut target = target;
         let size = match self {
             Self::Document(bytes) => {
                 return target.write_all(bytes).map_err(|e| Error::write(path, e));
@@ -129,6 +163,7 @@ impl Blob<'_> {
         // Never more than was promised: a tar's header already says how much comes.
         let mut file = file.take(size);
         let mut hasher = DigestWriter::new(target);
+        // No more than a processor's cache holds: each piece is hashed and written from there.
         let mut buffer = vec![0; 128 * 1024];
         loop {
             let read = match file.read(&mut buffer) {
@@ -152,6 +187,39 @@ impl Blob<'_> {
         }
         Ok(())
     }
+}
+
+/// Does `work` for all blobs, at most `parallel` at once, the largest first; returns the sum of what
+/// each one returned.
+///
+/// # Errors
+/// The error of the first blob that has one, in the order of their digests.
+fn for_each_blob(
+    blobs: &BTreeMap<Digest, Blob<'_>>,
+    parallel: usize,
+    work: impl Fn(&Digest, &Blob<'_>) -> Result<u64, Error> + Sync,
+) -> Result<u64, Error> {
+    let mut queue: Vec<_> = blobs.iter().collect();
+    queue.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size()));
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut done = Vec::new();
+        while let Some((digest, blob)) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push((*digest, work(digest, blob)));
+        }
+        done
+    };
+    let mut done = thread::scope(|scope| {
+        // This thread is one of them.
+        let others: Vec<_> = (1..parallel.min(queue.len())).map(|_| scope.spawn(run)).collect();
+        let mut done = run();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_by_key(|(digest, _)| *digest);
+    done.into_iter().map(|(_, result)| result).sum()
 }
 
 /// All blobs of these images and of the index over them, each once, in the order of their digests.
@@ -293,8 +361,8 @@ mod tests {
             let (folder, store, image) = stored("linux/amd64");
             let artifact = Artifact::new(vec![image.clone()]).unwrap();
             let out = folder.path().join("deep/out");
-            let tar = archive::write(&image, &names, &store, &out.join("a.tar")).unwrap();
-            let layout = layout::write(&artifact, &names, &store, &out.join("l")).unwrap();
+            let tar = archive::write(&image, &names, &store, &out.join("a.tar"), 2).unwrap();
+            let layout = layout::write(&artifact, &names, &store, &out.join("l"), 2).unwrap();
             assert_eq!(tar.digest, layout.digest);
             assert_eq!(tar.bytes, fs::metadata(&tar.path).unwrap().len());
             let valid = validate(&tar.path).unwrap();
@@ -335,14 +403,14 @@ mod tests {
                 }
                 let tar = folder.path().join("a.tar");
                 fs::write(&tar, "older").unwrap();
-                let error = archive::write(&image, &names, &store, &tar).unwrap_err();
+                let error = archive::write(&image, &names, &store, &tar, 2).unwrap_err();
                 assert_eq!(error.kind(), kind.unwrap_or(Kind::Unexpected));
                 assert!(error.to_string().contains(&digest.to_string()), "{error}");
                 // What is damaged is not found again.
                 assert!(!path.exists());
                 let artifact = Artifact::new(vec![image]).unwrap();
                 let layout = folder.path().join("l");
-                let error = layout::write(&artifact, &names, &store, &layout).unwrap_err();
+                let error = layout::write(&artifact, &names, &store, &layout, 2).unwrap_err();
                 assert!(matches!(error, Error::Absent(absent) if absent == digest));
                 let left = listing(folder.path());
                 assert_eq!(left.len(), 1);
@@ -355,7 +423,7 @@ mod tests {
     fn names_need_tags() {
         let (folder, store, image) = stored("linux/amd64");
         let path = folder.path().join("a.tar");
-        let error = archive::write(&image, &names(&["app"]), &store, &path).unwrap_err();
+        let error = archive::write(&image, &names(&["app"]), &store, &path, 2).unwrap_err();
         assert_eq!(error.to_string(), "`docker.io/library/app` has no tag");
         assert!(!path.exists());
     }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -72,19 +72,22 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     options: Options,
-    /// For requests through [`Client::raw`]: follows redirects by itself.
-    following: reqwest::Client,
+    /// Those of [`Options::ca_bundle`].
+    authorities: Vec<reqwest::Certificate>,
+    /// For requests through [`Client::following`].
+    following: OnceLock<reqwest::Client>,
     /// For everything else: by proxy as the environment says.
-    proxied: reqwest::Client,
+    proxied: OnceLock<reqwest::Client>,
     /// For loopback, which no proxy can reach.
-    direct: reqwest::Client,
+    direct: OnceLock<reqwest::Client>,
     /// For hosts with certificates of their own, made when they are first met.
     by_host: Mutex<BTreeMap<String, Option<reqwest::Client>>>,
     names: Arc<names::Names>,
 }
 
 impl Client {
-    /// Makes a client. Proxies come from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+    /// Makes a client. Proxies come from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`. The system's
+    /// certificate authorities, hundreds of files, are read when a request needs them.
     ///
     /// # Errors
     /// The bundle of certificate authorities cannot be read.
@@ -95,17 +98,13 @@ impl Client {
             Some(path) => certificates::read_authorities(path)?,
             None => Vec::new(),
         };
-        let names = Arc::new(names::Names::default());
-        let build = |proxied, policy: fn() -> _| {
-            certificates::build(&options, &authorities, &names, proxied, policy)
-        };
-        let by_hand = reqwest::redirect::Policy::none;
         let shared = Shared {
-            following: build(true, redirect::policy)?,
-            proxied: build(true, by_hand)?,
-            direct: build(false, by_hand)?,
+            authorities,
+            following: OnceLock::new(),
+            proxied: OnceLock::new(),
+            direct: OnceLock::new(),
             by_host: Mutex::default(),
-            names: Arc::clone(&names),
+            names: Arc::default(),
             options,
         };
         Ok(Self { shared: Arc::new(shared), requests: Arc::default() })
@@ -117,7 +116,7 @@ impl Client {
         Self { requests: Arc::default(), ..self }
     }
 
-    /// How many requests were sent, redirects and retries included. Requests of [`Self::raw`] are not
+    /// How many requests were sent, redirects and retries included. Requests of [`Self::following`] are not
     /// known here.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
@@ -130,8 +129,11 @@ impl Client {
 
     /// The client below, which follows redirects to `https` or loopback and knows neither retries nor
     /// limits.
-    pub fn raw(&self) -> &reqwest::Client {
-        &self.shared.following
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn following(&self) -> Result<&reqwest::Client, Error> {
+        self.shared.made(&self.shared.following, true, redirect::policy)
     }
 
     /// Sends one request once; no redirect is followed. A response of any status is `Ok`.
@@ -271,21 +273,79 @@ impl Client {
     fn client_for(&self, url: &Url) -> Result<reqwest::Client, Error> {
         let host = redirect::host_and_port(url);
         let mut by_host = self.shared.by_host.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = by_host.get(&host) {
-            return Ok(known.clone().unwrap_or_else(|| self.common(url).clone()));
-        }
-        let special = certificates::host_client(
-            &self.shared.options,
-            &host,
-            &self.shared.names,
-            redirect::is_loopback(url),
-        )?;
-        let client = special.clone().unwrap_or_else(|| self.common(url).clone());
-        by_host.insert(host, special);
-        Ok(client)
+        let special = match by_host.get(&host) {
+            Some(known) => known.clone(),
+            None => {
+                let special = certificates::host_client(
+                    &self.shared.options,
+                    &host,
+                    &self.shared.names,
+                    redirect::is_loopback(url),
+                )?;
+                by_host.insert(host, special.clone());
+                special
+            }
+        };
+        special.map_or_else(|| self.common(url).cloned(), Ok)
     }
 
-    fn common(&self, url: &Url) -> &reqwest::Client {
-        if redirect::is_loopback(url) { &self.shared.direct } else { &self.shared.proxied }
+    fn common(&self, url: &Url) -> Result<&reqwest::Client, Error> {
+        let shared = &*self.shared;
+        let by_hand = reqwest::redirect::Policy::none;
+        if redirect::is_loopback(url) {
+            shared.made(&shared.direct, false, by_hand)
+        } else {
+            shared.made(&shared.proxied, true, by_hand)
+        }
+    }
+}
+
+impl Shared {
+    fn made<'a>(
+        &self,
+        place: &'a OnceLock<reqwest::Client>,
+        proxied: bool,
+        policy: fn() -> reqwest::redirect::Policy,
+    ) -> Result<&'a reqwest::Client, Error> {
+        if let Some(made) = place.get() {
+            return Ok(made);
+        }
+        let made =
+            certificates::build(&self.options, &self.authorities, &self.names, proxied, policy)?;
+        Ok(place.get_or_init(|| made))
+    }
+}
+
+/// A client that follows redirects by itself: one there is, or ours, made when it is first needed.
+#[derive(Clone, Debug)]
+pub enum Following {
+    /// One there is.
+    Made(reqwest::Client),
+    /// [`Client::following`] of this.
+    Ours(Client),
+}
+
+impl Following {
+    /// The client.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn client(&self) -> Result<&reqwest::Client, Error> {
+        match self {
+            Self::Made(client) => Ok(client),
+            Self::Ours(client) => client.following(),
+        }
+    }
+}
+
+impl From<reqwest::Client> for Following {
+    fn from(client: reqwest::Client) -> Self {
+        Self::Made(client)
+    }
+}
+
+impl From<Client> for Following {
+    fn from(client: Client) -> Self {
+        Self::Ours(client)
     }
 }

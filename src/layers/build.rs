@@ -22,7 +22,7 @@ use crate::plan::{Content, Plan, PlannedDistribution};
 use crate::recipe::layer::{self as recipe, parse_mode, parse_owner};
 use crate::request::Request;
 use crate::sandbox::Tier;
-use crate::world::World;
+use crate::world::{Work, World};
 
 /// Downloads wait for servers, not for processors: at least this many at once.
 const LEAST_DOWNLOADS: usize = 8;
@@ -78,7 +78,8 @@ pub async fn build(
             requested: distribution.requested,
         };
         if !distribution.is_wheel() {
-            let (digest, figures) = wheel_of(distribution, plan, base, world).await?;
+            let building = wheel_of(distribution, plan, base, world);
+            let (digest, figures) = Work::Build.time(&*world.progress, building).await?;
             wheel.file_name.clone_from(&figures.wheel);
             wheel.digest = digest;
             built.push(figures);
@@ -128,18 +129,19 @@ async fn python_layer(
     } else {
         let wheels_of_lock = plan.distributions.iter().filter(|file| file.is_wheel());
         let wanted = wheels_of_lock.map(|d| (&d.name, d.file_name.as_str(), d.sha256, d.size));
-        fetch(wanted.collect(), world).await?;
+        let fetching = fetch(wanted.collect(), world);
+        Work::Fetch.time(&*world.progress, fetching).await?;
         let bytecode = bytecode(&wheels, &options, base, world).await?;
         world.progress.step("installing and compressing");
-        let (store, parallel) = (world.store.clone(), world.parallel);
-        let created_by = created_by.to_owned();
-        on_thread(move || {
-            let python = python(&wheels, &options, &bytecode, &store, parallel)?;
-            let layer = python.layer(&created_by, &store)?;
-            kept::keep_layer(&key, &layer, &python.installed, &store)?;
-            Ok((layer, python.installed))
-        })
-        .await?
+        let made = match join(&wheels, &options, &bytecode, created_by, world).await {
+            // It was damaged and is removed now, so it is made again.
+            Err(Error::Segment { .. }) => {
+                join(&wheels, &options, &bytecode, created_by, world).await?
+            }
+            made => made?,
+        };
+        kept::keep_layer(&key, &made.0, &made.1, &world.store)?;
+        made
     };
     for notice in installed.iter().flat_map(|figures| &figures.notices) {
         world.progress.notice(notice);
@@ -175,6 +177,23 @@ async fn bytecode(
         compiled.insert(wheel.name.clone(), bytecode);
     }
     Ok(compiled)
+}
+
+/// The layer and the figures of its distributions.
+async fn join(
+    wheels: &[WheelFile],
+    options: &Options,
+    bytecode: &BTreeMap<PackageName, Modules>,
+    created_by: &str,
+    world: &World,
+) -> Result<(Layer, Vec<Installed>), Error> {
+    let (wheels, options, bytecode) = (wheels.to_vec(), options.clone(), bytecode.clone());
+    let (store, parallel) = (world.store.clone(), world.parallel);
+    let installing = on_thread(move || python(&wheels, &options, &bytecode, &store, parallel));
+    let made = Work::Compress.time(&*world.progress, installing).await?;
+    let (store, created_by) = (world.store.clone(), created_by.to_owned());
+    let joining = on_thread(move || Ok((made.layer(&created_by, &store)?, made.installed)));
+    Work::Hash.time(&*world.progress, joining).await
 }
 
 async fn files_layer(

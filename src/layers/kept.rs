@@ -283,8 +283,7 @@ pub(super) fn layer(
     let Some(record) = read::<LayerRecord>(LAYERS, key, store)? else { return Ok(None) };
     let LayerRecord { descriptor, diff_id, uncompressed_size, installed } = record;
     let Ok(digest) = descriptor_digest(&descriptor) else { return Ok(None) };
-    let found = fs_err::metadata(store.blob_path(&digest));
-    if !found.is_ok_and(|found| found.len() == descriptor.size()) {
+    if !store.seems_to_have(&digest, descriptor.size()) {
         return Ok(None);
     }
     let created_by = created_by.to_owned();

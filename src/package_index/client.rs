@@ -17,6 +17,7 @@ use super::sdist::{self, SdistSource};
 use super::transfer::{Part, Transfer, Wanted, redact};
 use super::wheel_archive::{self, Partial, Step};
 use super::{File, FileKind, Location, Project, local, page};
+use crate::http::Following;
 use crate::oci::Digest;
 use crate::python::{CoreMetadata, WheelFilename};
 use crate::store::{self, BlobWriter, Store};
@@ -52,12 +53,12 @@ impl Client {
     ///
     /// `http` should follow redirects (dropping credentials on other hosts, as reqwest does) and look
     /// up a host once, not once for each connection.
-    pub fn new(http: reqwest::Client, config: Config, store: Store) -> Self {
+    pub fn new(http: impl Into<Following>, config: Config, store: Store) -> Self {
         Self {
             inner: Arc::new(Inner {
                 config,
                 store,
-                transfer: Transfer::new(http),
+                transfer: Transfer::new(http.into()),
                 projects: Memo::default(),
                 pages: Memo::default(),
                 metadata: Memo::default(),

@@ -14,6 +14,9 @@ use crate::store;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// There is no client to ask with.
+    #[error(transparent)]
+    Http(#[from] crate::http::Error),
     /// No answer after all tries.
     #[error("GET {url}: no answer")]
     Unreachable {
@@ -190,6 +193,7 @@ impl Failure for Error {
             | Self::Size { .. }
             | Self::Longer { .. } => Kind::Integrity,
             Self::Local { .. } => Kind::Usage,
+            Self::Http(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
     }
@@ -208,6 +212,7 @@ impl Failure for Error {
                 Some("name the index that has it with --extra-index-url, or lock again".into())
             }
             Self::Offline(_) => Some("run once without --offline".into()),
+            Self::Http(error) => error.hint(),
             Self::Store(error) => error.hint(),
             _ => None,
         }

@@ -15,6 +15,7 @@ use url::Url;
 use super::config::{Config, take_credentials};
 use super::error::Error;
 use super::netrc::Credentials;
+use crate::http::Following;
 use crate::store::{BlobWriter, Store};
 
 /// How many requests are under way at once.
@@ -31,7 +32,7 @@ const ERROR_BODY: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct Transfer {
-    http: reqwest::Client,
+    http: Following,
     permits: Semaphore,
 }
 
@@ -102,7 +103,7 @@ impl Answer {
 }
 
 impl Transfer {
-    pub(super) fn new(http: reqwest::Client) -> Self {
+    pub(super) fn new(http: Following) -> Self {
         Self { http, permits: Semaphore::new(PARALLEL) }
     }
 
@@ -238,7 +239,8 @@ impl Transfer {
         let mut address = url.clone();
         address.set_fragment(None);
         let own = take_credentials(&mut address);
-        let mut request = self.http.get(address).headers(headers);
+        let http = self.http.client().map_err(Error::from)?;
+        let mut request = http.get(address).headers(headers);
         if let Some(Credentials { user, password }) =
             own.as_ref().or_else(|| config.credentials(url))
         {

@@ -83,7 +83,7 @@ async fn uv_answers_the_same() {
     let store = Store::open(folder.path().join("store")).unwrap();
     let client = http::Client::new(http::Options::default()).unwrap();
     let config = Config::from_sources(&Sources::default()).unwrap();
-    let index = Client::new(client.raw().clone(), config, store);
+    let index = Client::new(client, config, store);
 
     let (uv, cache, index) = (&uv, &folder.path().join("uv"), &index);
     let possible = QUESTIONS.iter().map(|question| (question, true));

@@ -41,7 +41,7 @@ pub struct Segment {
 impl Segment {
     /// Whether the store seems to have it. Its bytes are verified when they are used.
     pub(in crate::layers) fn is_stored(&self, store: &Store) -> bool {
-        fs_err::metadata(store.blob_path(&self.digest)).is_ok_and(|meta| meta.len() == self.size)
+        store.seems_to_have(&self.digest, self.size)
     }
 }
 

@@ -88,7 +88,7 @@ fn world(folder: &Path, options: Options) -> World {
     World {
         registry: Client::new(http.clone(), options),
         package_index: package_index::Client::new(
-            http.raw().clone(),
+            http,
             package_index::Config::from_sources(&package_index::config::Sources::default())
                 .unwrap(),
             store.clone(),
