@@ -12,6 +12,8 @@ use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 use tempfile::TempDir;
 
+use crate::support::{skip, tool};
+
 const TIERS: [Tier; 2] = [Tier::Namespaces, Tier::Loader];
 
 /// Where Debian's `busybox-static` puts it.
@@ -24,12 +26,12 @@ struct Scene {
 
 impl Scene {
     /// `None`, said loudly, if this machine has no static busybox.
-    fn new(test: &str) -> Option<Self> {
+    fn new() -> Option<Self> {
         let busybox = BUSYBOX.iter().map(Path::new).find(|path| {
             fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"\x7fELF") && is_static(&bytes))
         });
         let Some(busybox) = busybox else {
-            eprintln!("skipped: {test}: needs Debian's busybox-static");
+            skip("a static busybox is missing (Debian: busybox-static)");
             return None;
         };
         let folder = TempDir::new().unwrap();
@@ -86,7 +88,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn run(tier: Tier, job: &Job) -> Option<Outcome> {
     let outcome = block_on(sandbox(tier).run(job)).unwrap();
     if outcome.tier != tier {
-        eprintln!("skipped: needs user namespaces: {:?}", outcome.refusal);
+        skip(&format!("no user namespaces here: {:?}", outcome.refusal));
         return None;
     }
     Some(outcome)
@@ -107,7 +109,7 @@ fn processes(marker: &str) -> usize {
 
 #[test]
 fn the_end_of_a_program_is_told() {
-    let Some(scene) = Scene::new("the_end_of_a_program_is_told") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for tier in TIERS {
@@ -128,7 +130,7 @@ fn the_end_of_a_program_is_told() {
 
 #[test]
 fn output_is_interleaved_and_input_is_empty() {
-    let Some(scene) = Scene::new("output_is_interleaved_and_input_is_empty") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for tier in TIERS {
@@ -142,7 +144,7 @@ fn output_is_interleaved_and_input_is_empty() {
 
 #[test]
 fn the_environment_is_exact() {
-    let Some(scene) = Scene::new("the_environment_is_exact") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for tier in TIERS {
@@ -168,7 +170,7 @@ fn the_environment_is_exact() {
 
 #[test]
 fn only_the_work_folder_can_be_written_and_seen() {
-    let Some(scene) = Scene::new("only_the_work_folder_can_be_written_and_seen") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     fs::write(scene.folder.path().join("secret"), "the host's").unwrap();
@@ -204,7 +206,7 @@ fn only_the_work_folder_can_be_written_and_seen() {
 
 #[test]
 fn there_is_no_network() {
-    let Some(scene) = Scene::new("there_is_no_network") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     if run(Tier::Namespaces, &scene.job("true")).is_none() {
@@ -233,7 +235,7 @@ fn there_is_no_network() {
 
 #[test]
 fn nothing_outlives_the_job() {
-    let Some(scene) = Scene::new("nothing_outlives_the_job") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for (tier, seconds) in TIERS.into_iter().zip([97_531, 97_532]) {
@@ -253,7 +255,7 @@ fn nothing_outlives_the_job() {
 
 #[test]
 fn a_time_limit_kills_everything() {
-    let Some(scene) = Scene::new("a_time_limit_kills_everything") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for (tier, seconds) in TIERS.into_iter().zip([97_541, 97_542]) {
@@ -272,7 +274,7 @@ fn a_time_limit_kills_everything() {
 
 #[test]
 fn an_output_limit_kills_everything() {
-    let Some(scene) = Scene::new("an_output_limit_kills_everything") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for (tier, seconds) in TIERS.into_iter().zip([97_551, 97_552]) {
@@ -292,7 +294,7 @@ fn an_output_limit_kills_everything() {
 
 #[test]
 fn a_dropped_run_leaves_nothing() {
-    let Some(scene) = Scene::new("a_dropped_run_leaves_nothing") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for (tier, seconds) in TIERS.into_iter().zip([97_561, 97_562]) {
@@ -312,7 +314,7 @@ fn a_dropped_run_leaves_nothing() {
 
 #[test]
 fn the_umask_and_the_limits_are_the_jobs() {
-    let Some(scene) = Scene::new("the_umask_and_the_limits_are_the_jobs") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for tier in TIERS {
@@ -326,7 +328,7 @@ fn the_umask_and_the_limits_are_the_jobs() {
 
 #[test]
 fn programs_that_cannot_run_are_named() {
-    let Some(scene) = Scene::new("programs_that_cannot_run_are_named") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     let mut foreign = fs::read(scene.root().join("usr/bin/busybox")).unwrap();
@@ -364,7 +366,7 @@ fn programs_that_cannot_run_are_named() {
 
 #[test]
 fn scripts_run_in_both_tiers() {
-    let Some(scene) = Scene::new("scripts_run_in_both_tiers") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     let script = scene.work().join("script");
@@ -383,7 +385,7 @@ fn scripts_run_in_both_tiers() {
 
 #[test]
 fn a_launcher_that_is_none_is_an_error() {
-    let Some(scene) = Scene::new("a_launcher_that_is_none_is_an_error") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     let with = |launcher: &str| Sandbox { launcher: launcher.into(), force_loader: false };
@@ -395,14 +397,10 @@ fn a_launcher_that_is_none_is_an_error() {
 
 #[test]
 fn refused_namespaces_fall_back_to_the_loader() {
-    let Some(scene) = Scene::new("refused_namespaces_fall_back_to_the_loader") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
-    let unshare = Path::new("/usr/bin/unshare");
-    if !unshare.exists() {
-        eprintln!("skipped: refused_namespaces_fall_back_to_the_loader: needs util-linux");
-        return;
-    }
+    let Some(unshare) = tool("unshare") else { return };
     // A user namespace in which no further one may be made, as a container's rules forbid it.
     let launcher = scene.folder.path().join("launcher");
     fs::write(
@@ -418,9 +416,7 @@ fn refused_namespaces_fall_back_to_the_loader() {
     let sandbox = Sandbox { launcher, force_loader: false };
     let outcome = match block_on(sandbox.run(&scene.job("echo here > made; echo done"))) {
         Err(Error::NoReport { log, .. }) => {
-            let why = String::from_utf8_lossy(&log);
-            eprintln!("skipped: refused_namespaces_fall_back_to_the_loader: {why}");
-            return;
+            return skip(&format!("no namespaces to refuse: {}", String::from_utf8_lossy(&log)));
         }
         outcome => outcome.unwrap(),
     };

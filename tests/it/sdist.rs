@@ -3,33 +3,78 @@
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use assemble::error::{Failure, Kind};
+use assemble::http;
 use assemble::layers::sdist::{BuildRequest, BuiltWheel, Error, StoredFile, build, cached};
 use assemble::oci::Digest;
+use assemble::package_index::{Client, Config, Sources};
+use assemble::recipe::lock::{Distribution, Lock};
 use assemble::sandbox::{Sandbox, Tier};
 use assemble::store::Store;
 use fs_err as fs;
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 
+use crate::bases::{self, BaseSpec};
+use crate::command::CELL;
+use crate::support::skip;
+
 const TIERS: [Tier; 2] = [Tier::Namespaces, Tier::Loader];
 
-/// An unpacked base with CPython 3.13, and a folder with the real files that are built.
+/// An unpacked base with CPython 3.13, and a folder with real files to build.
 struct Base {
     rootfs: PathBuf,
     files: PathBuf,
 }
 
-/// `None`, said loudly, if there is no such base on this machine.
-fn base(test: &str) -> Option<Base> {
-    #[expect(clippy::disallowed_methods, reason = "a fixture is given to tests this way")]
-    let folder = std::env::var_os("ASSEMBLE_TEST_BASE").map(PathBuf::from);
-    let Some(folder) = folder else {
-        eprintln!("skipped: {test}: needs the base fixture");
+/// Made once and kept below `target/`; `None`, said aloud, where such a base cannot run.
+fn base() -> Option<Base> {
+    if cfg!(not(target_arch = "x86_64")) {
+        skip("the base's programs are for x86_64");
         return None;
-    };
-    Some(Base { rootfs: folder.join("rootfs"), files: folder.join("files") })
+    }
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let spec = BaseSpec::new("3.13", "alpine3.24");
+    let layout = runtime.block_on(bases::make(spec, &crate::base_cache())).unwrap();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let rootfs = target.join(format!("rootfs-{}", &layout.digest().unwrap().hex()[..12]));
+    if !rootfs.is_dir() {
+        let folder = TempDir::new_in(target).unwrap();
+        layout.unpack(folder.path()).unwrap();
+        fs::rename(folder.keep(), &rootfs).unwrap();
+    }
+    let files = runtime.block_on(files_to_build(target));
+    Some(Base { rootfs, files })
+}
+
+/// The sdist that the committed lock has, and what its build needs, in a folder of their own.
+async fn files_to_build(target: &Path) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("matrix").join(CELL).join("lock.toml");
+    let lock = Lock::parse(&fs::read_to_string(&path).unwrap(), &path).unwrap();
+    let found = |distribution: &&Distribution| distribution.name.as_ref() == "zope-interface";
+    let distribution = lock.distributions.iter().find(found).unwrap();
+    let sdist = distribution.files.iter().find(|file| !file.is_wheel()).unwrap();
+    let mut wanted = vec![(&distribution.name, &sdist.file_name, sdist.sha256)];
+    wanted.extend(sdist.build.iter().map(|need| (&need.name, &need.file_name, need.sha256)));
+
+    let store = Store::open(target.join("cache")).unwrap();
+    let client = http::Client::new(http::Options::default()).unwrap();
+    let config = Config::from_sources(&Sources::default()).unwrap();
+    let index = Client::new(client.raw().clone(), config, store.clone());
+    let folder = target.join(format!("files-{}", &sdist.sha256.hex()[..12]));
+    fs::create_dir_all(&folder).unwrap();
+    for (name, file_name, sha256) in wanted {
+        let file = folder.join(file_name);
+        if !file.is_file() {
+            index.fetch(name, file_name, Some(&sha256), None).await.unwrap();
+            fs::copy(store.blob_path(&sha256), &file).unwrap();
+        }
+    }
+    folder
 }
 
 struct Scene {
@@ -40,8 +85,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(test: &str) -> Option<Self> {
-        let base = base(test)?;
+    fn new() -> Option<Self> {
+        let base = base()?;
         let folder = TempDir::new().unwrap();
         let store = Store::open(folder.path().join("cache")).unwrap();
         Some(Self { _folder: folder, store, base })
@@ -128,7 +173,7 @@ def build_wheel(out, config, metadata):
 fn zope_interface_is_built_pure_and_found_again() {
     let mut digests = Vec::new();
     for tier in TIERS {
-        let Some(scene) = Scene::new("zope_interface_is_built_pure_and_found_again") else {
+        let Some(scene) = Scene::new() else {
             return;
         };
         let sdist = scene.real("zope_interface-");
@@ -156,7 +201,7 @@ fn zope_interface_is_built_pure_and_found_again() {
 #[test]
 fn a_backend_sees_the_locked_world_only() {
     for tier in TIERS {
-        let Some(scene) = Scene::new("a_backend_sees_the_locked_world_only") else {
+        let Some(scene) = Scene::new() else {
             return;
         };
         let request = scene.in_tree(
@@ -178,7 +223,7 @@ fn a_backend_sees_the_locked_world_only() {
 
 #[test]
 fn a_backend_reaches_nothing_outside() {
-    let Some(scene) = Scene::new("a_backend_reaches_nothing_outside") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -206,15 +251,14 @@ fn a_backend_reaches_nothing_outside() {
     ));
     let built = scene.build(&request, Tier::Namespaces).unwrap();
     if built.tier == Tier::Loader {
-        eprintln!("skipped: needs user namespaces: {:?}", built.refusal);
-        return;
+        return skip(&format!("no user namespaces here: {:?}", built.refusal));
     }
     assert_eq!(scene.entry(&built, "p.py"), "nothing 0 1");
 }
 
 #[test]
 fn failures_are_told_with_the_end_of_the_log() {
-    let Some(scene) = Scene::new("failures_are_told_with_the_end_of_the_log") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for tier in TIERS {
@@ -249,7 +293,7 @@ fn failures_are_told_with_the_end_of_the_log() {
 
 #[test]
 fn what_a_backend_returns_is_not_trusted() {
-    let Some(scene) = Scene::new("what_a_backend_returns_is_not_trusted") else {
+    let Some(scene) = Scene::new() else {
         return;
     };
     for (lie, found) in [
@@ -274,7 +318,7 @@ fn what_a_backend_returns_is_not_trusted() {
 
 #[test]
 fn an_absent_base_is_an_error() {
-    let Some(mut scene) = Scene::new("an_absent_base_is_an_error") else {
+    let Some(mut scene) = Scene::new() else {
         return;
     };
     let request = scene.in_tree("    return wheel(out)");
