@@ -31,10 +31,21 @@ pub(super) struct Arguments {
 
 /// Shown below the flags; the README's table says the same and is tested.
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 unexpected (disk full, a bug); 2 usage, or a bad file below matrix/ or layers/;
-3 unsatisfiable (no resolution, no wheel, no platform); 4 remote (a registry or package index);
-5 integrity (a digest, size or RECORD mismatch, a hostile archive); 6 drift (the lock does not match);
-130 interrupted";
+Examples:
+  assemble lock 2.47.0            resolve for the Python of each of these images, write the locks
+  assemble plan 2.47.0            print what would be done
+  assemble 2.47.0 -o out/         one archive for each, for docker load and every OCI tool
+  assemble --push                 every cell of the matrix, to the registry
+
+Exit codes:
+    0  done
+    1  unexpected: disk full, a bug
+    2  usage, or a bad file below matrix/ or layers/
+    3  unsatisfiable: no resolution, no wheel for the target, no such platform
+    4  remote: a registry or package index refused or did not answer
+    5  integrity: a digest, size or RECORD mismatch, a hostile archive
+    6  drift: the lock does not match what it was made from
+  130  interrupted";
 
 /// Flags of every command.
 #[derive(Debug, Args)]

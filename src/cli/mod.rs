@@ -196,6 +196,15 @@ fn lock_changes(older: Option<&Lock>, lock: &Lock) -> Vec<String> {
             (None, new) => changes.push(format!("{name} {} is new", new.unwrap_or_default())),
         }
     }
+    match (&older.base, &lock.base) {
+        (old, Some(new)) if old.as_ref() != Some(new) => {
+            changes.push(format!("the base is pinned to {}", new.digest));
+        }
+        (Some(old), None) => {
+            changes.push(format!("the base is no longer pinned to {}", old.digest))
+        }
+        _ => {}
+    }
     if changes.is_empty() && older != lock {
         changes.push("files of the same versions".to_owned());
     }

@@ -92,10 +92,16 @@ pub(super) fn plan(plan: &Plan) -> String {
             }
             Content::Files(files) => {
                 for file in &files.files {
-                    line(4, format!("{} (from {})", file.to, file.from));
+                    let (mode, owner) = (file.mode.as_deref(), file.owner.as_deref());
+                    let rights = rights(mode.unwrap_or("0644"), owner);
+                    line(4, format!("{}  {rights} (from {})", file.to, file.from));
                 }
                 for directory in &files.directories {
-                    line(4, format!("{}/", directory.path));
+                    let (mode, owner) = (directory.mode.as_deref(), directory.owner.as_deref());
+                    line(
+                        4,
+                        format!("{}/  {}", directory.path, rights(mode.unwrap_or("0755"), owner)),
+                    );
                 }
                 for link in &files.links {
                     line(4, format!("{} -> {}", link.path, link.target));
@@ -109,9 +115,11 @@ pub(super) fn plan(plan: &Plan) -> String {
     let config = &plan.config;
     line(2, "config".to_owned());
     let words = |list: &Vec<String>| serde_json::json!(list).to_string();
+    // The base's command would become the entrypoint's arguments.
+    let cleared = config.entrypoint.is_some();
     for (key, value) in [
         ("Entrypoint", config.entrypoint.as_ref().map(words)),
-        ("Cmd", config.cmd.as_ref().map(words)),
+        ("Cmd", config.cmd.as_ref().map(words).or_else(|| cleared.then(|| "is cleared".into()))),
         ("User", config.user.clone()),
         ("WorkingDir", config.working_dir.clone()),
         ("StopSignal", config.stop_signal.clone()),
@@ -189,6 +197,11 @@ fn deviations(all: &Deviations) -> Vec<String> {
     lines
 }
 
+/// Mode and owner of a file.
+fn rights(mode: &str, owner: Option<&str>) -> String {
+    format!("{mode} {}", owner.unwrap_or("0:0"))
+}
+
 /// A result as a person reads it.
 pub(super) fn assembled(result: &Assembled) -> String {
     let mut text = format!("{}@{}\n", result.reference, result.digest);
@@ -214,8 +227,9 @@ pub(super) fn cost(cost: &Cost) -> String {
         return String::new();
     }
     format!(
-        "registry: {} requests, {} down, {} up ({} blobs), {} mounted ({} blobs), {} blobs were there\n",
+        "registry: {} request{}, {} down, {} up ({} blobs), {} mounted ({} blobs), {} blobs were there\n",
         cost.requests,
+        if cost.requests == 1 { "" } else { "s" },
         size(cost.bytes_down),
         size(cost.bytes_up),
         cost.blobs_uploaded,

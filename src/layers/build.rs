@@ -237,7 +237,9 @@ type Wanted<'a> = (&'a PackageName, &'a str, Digest, u64);
 async fn fetch(wanted: Vec<Wanted<'_>>, world: &World) -> Result<(), Error> {
     stream::iter(wanted)
         .map(|(name, file_name, sha256, size)| async move {
-            world.progress.step(&format!("fetching {file_name}"));
+            if !world.store.blob_path(&sha256).exists() {
+                world.progress.step(&format!("fetching {file_name}"));
+            }
             world.package_index.fetch(name, file_name, Some(&sha256), Some(size)).await
         })
         .buffer_unordered(world.parallel.max(LEAST_DOWNLOADS))

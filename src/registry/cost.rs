@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a run cost. Bytes are of bodies, not headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Cost {
     /// HTTP requests sent, redirects, retries and token requests included.
     pub requests: u64,

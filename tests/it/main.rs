@@ -33,12 +33,18 @@ mod oracle;
 /// Package indexes: a fake one with every dialect.
 #[cfg(test)]
 mod package_index;
+/// What the command line prints and does not do.
+#[cfg(test)]
+mod printed;
 /// Registries: a fake one with every fault, and a real one.
 #[cfg(test)]
 mod registry;
 /// What foreign code can and cannot do.
 #[cfg(test)]
 mod sandbox;
+/// Servers on loopback and a small recipe for one run.
+#[cfg(test)]
+mod scene;
 /// Builds of sdists by a base's own Python.
 #[cfg(test)]
 mod sdist;

@@ -59,9 +59,9 @@ fn a_pushed_image_is_what_others_pull() {
     // The registry has the base, in another repository: not a byte of it is moved.
     let layers = stage.base.layers().unwrap();
     let cost = &report["cost"];
-    assert_eq!(cost["blobs_mounted"], layers.len(), "{cost}");
-    assert_eq!(cost["blobs_uploaded"], 3, "two layers and the config: {cost}");
-    assert!(cost["bytes_down"].as_u64().unwrap() < 20_000, "{cost}");
+    assert_eq!(cost["blobs-mounted"], layers.len(), "{cost}");
+    assert_eq!(cost["blobs-uploaded"], 3, "two layers and the config: {cost}");
+    assert!(cost["bytes-down"].as_u64().unwrap() < 20_000, "{cost}");
     for layer in layers {
         assert!(!cache.path().join("blobs/sha256").join(layer.hex()).exists());
     }
@@ -70,7 +70,7 @@ fn a_pushed_image_is_what_others_pull() {
     let report = push(&stage, &recipe, cache.path());
     let cost = &report["cost"];
     assert_eq!(cost["requests"], 2, "{cost}");
-    for nothing in ["bytes_up", "blobs_uploaded", "blobs_mounted"] {
+    for nothing in ["bytes-up", "blobs-uploaded", "blobs-mounted"] {
         assert_eq!(cost[nothing], 0, "{cost}");
     }
     let written = report["images"][0]["written"][0].as_str().unwrap();

@@ -7,8 +7,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{BASE, CELL, Scene};
 use crate::command::{Outcome, PROGRAM, run};
+use crate::scene::{BASE, CELL, Scene};
 use crate::support::registry::{Action, Fault};
 
 #[tokio::test(flavor = "multi_thread")]

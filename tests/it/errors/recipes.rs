@@ -1,6 +1,6 @@
 //! What is wrong with flags, files, locks and requirements: 2, 3 and 6.
 
-use super::{CELL, Scene, put_base};
+use crate::scene::{CELL, Scene, put_base};
 use crate::support::package_index::Published;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,8 +118,13 @@ async fn a_base_with_another_python_is_told() {
     // 3.13's image under the tag of 3.12: the tag would lie.
     let wrong = "matrix/1.0/python3.12/alpine3.24";
     scene.recipe.write(&format!("{wrong}/cell.toml"), "");
-    let manifest = scene.registry.manifest(super::BASE, "3.13-alpine3.24").unwrap();
-    scene.registry.put_manifest(super::BASE, Some("3.12-alpine3.24"), &manifest.0, manifest.1);
+    let manifest = scene.registry.manifest(crate::scene::BASE, "3.13-alpine3.24").unwrap();
+    scene.registry.put_manifest(
+        crate::scene::BASE,
+        Some("3.12-alpine3.24"),
+        &manifest.0,
+        manifest.1,
+    );
     scene.run(&["lock", wrong]).success();
     scene.run(&[wrong]).failure(5, &["says python 3.12, but", "holds 3.13.15"]);
 }

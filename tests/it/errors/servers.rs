@@ -1,7 +1,7 @@
 //! Servers that refuse, are not there, or hand out something else: 4 and 5; and foreign code that
 //! fails.
 
-use super::{BASE, CELL, Scene, with_entry};
+use crate::scene::{BASE, CELL, Scene, with_entry};
 use crate::support::package_index::{Fault as IndexFault, Published};
 use crate::support::registry::{Action, Auth, Fault};
 
