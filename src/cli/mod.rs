@@ -196,14 +196,8 @@ fn lock_changes(older: Option<&Lock>, lock: &Lock) -> Vec<String> {
             (None, new) => changes.push(format!("{name} {} is new", new.unwrap_or_default())),
         }
     }
-    match (&older.base, &lock.base) {
-        (old, Some(new)) if old.as_ref() != Some(new) => {
-            changes.push(format!("the base is pinned to {}", new.digest));
-        }
-        (Some(old), None) => {
-            changes.push(format!("the base is no longer pinned to {}", old.digest))
-        }
-        _ => {}
+    if let Some(pin) = lock.base.as_ref().filter(|pin| older.base.as_ref() != Some(*pin)) {
+        changes.push(format!("the base is pinned to {}", pin.digest));
     }
     if changes.is_empty() && older != lock {
         changes.push("files of the same versions".to_owned());

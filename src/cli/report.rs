@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::assemble::Assembled;
 use crate::error::Error;
 use crate::plan::{Content, DEVIATIONS, Deviations, Plan};
+use crate::recipe::layer::Files;
 use crate::registry::Cost;
 
 /// An error as a person reads it: what could not be done, why, and what to do next.
@@ -90,21 +91,9 @@ pub(super) fn plan(plan: &Plan) -> String {
                     );
                 }
             }
-            Content::Files(files) => {
-                for file in &files.files {
-                    let (mode, owner) = (file.mode.as_deref(), file.owner.as_deref());
-                    let rights = rights(mode.unwrap_or("0644"), owner);
-                    line(4, format!("{}  {rights} (from {})", file.to, file.from));
-                }
-                for directory in &files.directories {
-                    let (mode, owner) = (directory.mode.as_deref(), directory.owner.as_deref());
-                    line(
-                        4,
-                        format!("{}/  {}", directory.path, rights(mode.unwrap_or("0755"), owner)),
-                    );
-                }
-                for link in &files.links {
-                    line(4, format!("{} -> {}", link.path, link.target));
+            Content::Files(content) => {
+                for words in files(content) {
+                    line(4, words);
                 }
             }
         }
@@ -197,9 +186,21 @@ fn deviations(all: &Deviations) -> Vec<String> {
     lines
 }
 
-/// Mode and owner of a file.
-fn rights(mode: &str, owner: Option<&str>) -> String {
-    format!("{mode} {}", owner.unwrap_or("0:0"))
+/// What a files layer holds, one line each.
+fn files(content: &Files) -> Vec<String> {
+    let rights = |mode: &Option<String>, usual: &str, owner: &Option<String>| {
+        let (mode, owner) = (mode.as_deref(), owner.as_deref());
+        format!("{} {}", mode.unwrap_or(usual), owner.unwrap_or("0:0"))
+    };
+    let files = content.files.iter().map(|file| {
+        let rights = rights(&file.mode, "0644", &file.owner);
+        format!("{}  {rights} (from {})", file.to, file.from)
+    });
+    let directories = content.directories.iter().map(|directory| {
+        format!("{}/  {}", directory.path, rights(&directory.mode, "0755", &directory.owner))
+    });
+    let links = content.links.iter().map(|link| format!("{} -> {}", link.path, link.target));
+    files.chain(directories).chain(links).collect()
 }
 
 /// A result as a person reads it.

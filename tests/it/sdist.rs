@@ -29,13 +29,15 @@ struct Base {
     files: PathBuf,
 }
 
+/// Of two tests that want it, one makes it.
+static MAKING: Mutex<()> = Mutex::new(());
+
 /// Made once and kept below `target/`; `None`, said aloud, where such a base cannot run.
 fn base() -> Option<Base> {
     if cfg!(not(target_arch = "x86_64")) {
         skip("the base's programs are for x86_64");
         return None;
     }
-    static MAKING: Mutex<()> = Mutex::new(());
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let spec = BaseSpec::new("3.13", "alpine3.24");

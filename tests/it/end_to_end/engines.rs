@@ -17,7 +17,7 @@ use crate::support::tool;
 use crate::support::tools::{Docker, Podman, http, http_status, succeed};
 
 /// How long a container may take to do something.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A load test of whatever the host is.
 const LOCUSTFILE: &str = "\
@@ -99,12 +99,12 @@ fn serves_a_load_test(docker: &Docker) {
         );
         (http_status(address, "/") == Some(200)).then_some(())
     });
-    let (status, body) = http(address, "GET", "/", "").unwrap();
-    assert!(status == 200 && body.contains("<title>Locust</title>"), "{body}");
+    let (code, body) = http(address, "GET", "/", "").unwrap();
+    assert!(code == 200 && body.contains("<title>Locust</title>"), "{body}");
 
-    let (status, answer) = http(address, "POST", "/swarm", "user_count=3&spawn_rate=3").unwrap();
+    let (code, answer) = http(address, "POST", "/swarm", "user_count=3&spawn_rate=3").unwrap();
     let answer: Value = serde_json::from_str(&answer).unwrap();
-    assert!(status == 200 && answer["success"] == true, "{answer}");
+    assert!(code == 200 && answer["success"] == true, "{answer}");
     let stats = until("no requests were counted", || {
         let (_, stats) = http(address, "GET", "/stats/requests", "")?;
         let stats: Value = serde_json::from_str(&stats).ok()?;
