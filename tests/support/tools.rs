@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::{skip, tool};
 
 /// How long a server may take to answer or to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A process that is asked to end when it is dropped, and made to if it does not.
 #[derive(Debug)]

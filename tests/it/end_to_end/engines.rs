@@ -17,7 +17,7 @@ use crate::support::tool;
 use crate::support::tools::{Docker, Podman, http, http_status, succeed};
 
 /// How long a container may take to do something.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A load test of whatever the host is.
 const LOCUSTFILE: &str = "\
@@ -115,10 +115,10 @@ fn serves_a_load_test(docker: &Docker) {
     assert_eq!(total(&stats)["num_failures"], 0, "{stats:#}");
     assert_eq!(stats["errors"], serde_json::json!([]));
 
+    // Were it to ignore the signal, it would be killed in the end, and the exit code would say so.
     let asked = Instant::now();
-    docker.run(&["stop", container]);
-    // Ten seconds later Docker would have killed it.
-    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}\n{}", asked.elapsed(), logs());
+    docker.run(&["stop", "--time=120", container]);
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}\n{}", asked.elapsed(), logs());
     let ended =
         docker.run(&["inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", container]);
     assert_eq!(ended.trim(), "0 false", "{}", logs());

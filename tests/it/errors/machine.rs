@@ -88,7 +88,7 @@ async fn ctrl_c_is_130_and_leaves_nothing() {
             .unwrap();
         let started = Instant::now();
         while scene.registry.count(method, path) == 0 {
-            assert!(started.elapsed() < Duration::from_secs(30), "{method} {path}: not asked");
+            assert!(started.elapsed() < Duration::from_mins(1), "{method} {path}: not asked");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         // Some bytes are on their way to the disk.
@@ -97,7 +97,7 @@ async fn ctrl_c_is_130_and_leaves_nothing() {
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
         let outcome = Outcome::of(child.wait_with_output().unwrap());
         outcome.failure(130, &["error: could not finish", "interrupted"]);
-        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
         let left = |folder: &std::path::Path| fs_err::read_dir(folder).unwrap().count();
         assert_eq!(left(out.path()), 0);
         assert_eq!(left(&fresh.path().join("tmp")), 0);
@@ -122,7 +122,7 @@ async fn ctrl_c_ends_a_build_too() {
             .unwrap();
         let started = Instant::now();
         while builders(child.id()).is_empty() {
-            assert!(started.elapsed() < Duration::from_mins(1), "the build did not begin");
+            assert!(started.elapsed() < Duration::from_mins(3), "the build did not begin");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -131,11 +131,11 @@ async fn ctrl_c_ends_a_build_too() {
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
         let outcome = Outcome::of(child.wait_with_output().unwrap());
         outcome.failure(130, &["interrupted"]);
-        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
         assert_eq!(scene.temporary_files(), [""; 0]);
         for pid in builders {
             while std::path::Path::new(&format!("/proc/{pid}")).exists() {
-                assert!(asked.elapsed() < Duration::from_secs(10), "{tier}: {pid} is still there");
+                assert!(asked.elapsed() < Duration::from_secs(30), "{tier}: {pid} is still there");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
