@@ -39,6 +39,19 @@ const API: &str = "https://registry-1.docker.io/v2/";
 /// Where the image goes, below the project's folder.
 const OUTPUT: &str = "out";
 
+/// A load test that needs nothing but the container it runs in.
+const SCRIPT: &str = "\
+from locust import HttpUser, constant, task
+
+
+class Visitor(HttpUser):
+    wait_time = constant(1)
+
+    @task
+    def front_page(self):
+        self.client.get('/')
+";
+
 fn main() -> ExitCode {
     // A sandbox stage must change namespaces before any thread exists.
     if let Some(code) = assemble::sandbox::run_stage(std::env::args_os()) {
@@ -125,9 +138,19 @@ fn next_steps(output: &Path) -> Result<()> {
     let archive =
         archives.filter(|path| path.extension().is_some_and(|extension| extension == "tar")).min();
     if let Some(archive) = archive {
+        // A script to begin with, unless the user has written one there.
+        let script = output.join("locustfile.py");
+        if !script.exists() {
+            fs_err::write(&script, SCRIPT).because(|| "write a first load test".into())?;
+        }
         println!("\nThe image is a file now. With Docker or podman:\n");
         println!("    docker load -i {}", archive.display());
-        println!("    docker run --rm -p 8089:8089 -v \"$PWD:/locust\" grubykarol/locust:{tag}");
+        println!(
+            "    docker run --rm -p 8089:8089 -e ATTACKED_HOST=http://127.0.0.1:8089 \
+             -v \"{}:/locust\" grubykarol/locust:{tag}",
+            output.display()
+        );
+        println!("\nThen open http://localhost:8089 and start: it tests its own front page.");
     }
     Ok(())
 }
