@@ -24,6 +24,9 @@ mod entrypoint;
 /// Every exit code, each way to it, and what is said.
 #[cfg(test)]
 mod errors;
+/// What the matrix makes, run as its users run it.
+#[cfg(test)]
+mod images;
 /// The fixtures' own test.
 #[cfg(test)]
 mod made_bases;

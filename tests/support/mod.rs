@@ -7,17 +7,22 @@ pub(crate) mod tools;
 use std::path::{Path, PathBuf};
 
 /// The tool's path if it is on this machine; see [`skip`] for what happens if it is not.
-#[expect(clippy::disallowed_methods, reason = "which tools there are is the machine's to say")]
 pub(crate) fn tool(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|folder| folder.join(name))
-        .find(|file| is_executable(file));
+    let found = optional_tool(name);
     if found.is_none() {
         skip(&format!("{name} is missing"));
     }
     found
+}
+
+/// The tool's path if it is on this machine, for tests that can do without it.
+#[expect(clippy::disallowed_methods, reason = "which tools there are is the machine's to say")]
+pub(crate) fn optional_tool(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|file| is_executable(file))
 }
 
 /// Says on stderr that the running test, or a part of it, cannot be done here, as

@@ -151,8 +151,8 @@ pub(crate) fn http(address: &str, method: &str, path: &str, form: &str) -> Optio
 
 /// A Docker daemon of its own: data, socket and bridge are shared with nobody. Needs root.
 ///
-/// It changes no firewall rules: ports published with `-p` go through Docker's own proxy, so that
-/// they are reached from this machine and containers reach nothing.
+/// It changes no firewall rules but one, for its own bridge: containers reach each other, and nothing
+/// else. Ports published with `-p` go through Docker's own proxy.
 #[derive(Debug)]
 pub(crate) struct Docker {
     client: PathBuf,
@@ -259,6 +259,7 @@ fn root() -> Option<()> {
 struct Bridge {
     ip: PathBuf,
     name: String,
+    _traffic: Option<Traffic>,
 }
 
 impl Bridge {
@@ -274,7 +275,8 @@ impl Bridge {
                 let address = format!("10.213.{subnet}.1/24");
                 assert!(run(&["address", "add", &address, "dev", &name]), "{address}");
                 assert!(run(&["link", "set", &name, "up"]), "{name}");
-                return Self { ip, name };
+                let traffic = Traffic::allow(&name);
+                return Self { ip, name, _traffic: traffic };
             }
         }
         panic!("no network bridge can be made");
@@ -284,6 +286,38 @@ impl Bridge {
 impl Drop for Bridge {
     fn drop(&mut self) {
         let _deleted = Command::new(&self.ip).args(["link", "delete", &self.name]).output();
+    }
+}
+
+/// A rule that lets packets pass from one port of a bridge to another, as `--link` needs. Without it a
+/// machine that filters bridged packets too (`bridge-nf-call-iptables`), and whose own Docker or podman
+/// lets nothing pass that they did not ask for, drops them.
+#[derive(Debug)]
+struct Traffic {
+    iptables: PathBuf,
+    bridge: String,
+}
+
+impl Traffic {
+    /// `None` where there is no such firewall.
+    fn allow(bridge: &str) -> Option<Self> {
+        let traffic =
+            Self { iptables: super::optional_tool("iptables")?, bridge: bridge.to_owned() };
+        traffic.rule("--insert").then_some(traffic)
+    }
+
+    fn rule(&self, change: &str) -> bool {
+        let output = Command::new(&self.iptables)
+            .args(["--wait", change, "FORWARD", "--jump", "ACCEPT"])
+            .args(["--in-interface", &self.bridge, "--out-interface", &self.bridge])
+            .output();
+        output.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        let _deleted = self.rule("--delete");
     }
 }
 
