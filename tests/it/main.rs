@@ -39,6 +39,9 @@ mod package_index;
 /// What the command line prints and does not do.
 #[cfg(test)]
 mod printed;
+/// The README's examples, run.
+#[cfg(test)]
+mod readme;
 /// Registries: a fake one with every fault, and a real one.
 #[cfg(test)]
 mod registry;

@@ -158,13 +158,18 @@ pub(crate) struct Docker {
     client: PathBuf,
     // Dropped in this order.
     _server: Server,
-    _bridge: Bridge,
+    bridge: Bridge,
     folder: TempDir,
 }
 
 impl Docker {
     /// Starts one without images and waits until it answers.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments for the daemon.
+    pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
         let (daemon, client, ip) = (tool("dockerd")?, tool("docker")?, tool("ip")?);
         root()?;
         let folder = TempDir::new().unwrap();
@@ -186,12 +191,12 @@ impl Docker {
             // No configuration of the machine's own daemon.
             .arg("--config-file")
             .arg(path("daemon.json"))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         fs_err::write(path("daemon.json"), "{}").unwrap();
-        let docker =
-            Self { client, _server: Server(command.spawn().unwrap()), _bridge: bridge, folder };
+        let docker = Self { client, _server: Server(command.spawn().unwrap()), bridge, folder };
         until(
             || docker.command(&["version"]).output().unwrap().status.success(),
             || format!("dockerd does not answer:\n{}", docker.log()),
@@ -202,13 +207,25 @@ impl Docker {
     /// `docker <arguments>`, talking to this daemon.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.client);
+        self.is_for(&mut command).args(arguments);
         command
+    }
+
+    /// Lets the clients that a command starts talk to this daemon.
+    pub(crate) fn is_for<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
+            .env("DOCKER_HOST", socket(self.folder.path()))
             .env("DOCKER_CONFIG", self.folder.path())
             .env_remove("DOCKER_CONTEXT")
-            .arg("--host")
-            .arg(socket(self.folder.path()))
-            .args(arguments);
-        command
+    }
+
+    /// Makes a network of that name, as users do for themselves, whose containers reach each other.
+    pub(crate) fn network(&self, name: &str) -> Network<'_> {
+        let bridge = format!("{}n", self.bridge.name);
+        let option = format!("com.docker.network.bridge.name={bridge}");
+        let subnet = format!("10.214.{}.0/24", self.bridge.name.trim_start_matches(PREFIX));
+        self.run(&["network", "create", "--opt", &option, "--subnet", &subnet, name]);
+        Network { docker: self, name: name.to_owned(), _traffic: Traffic::allow(&bridge) }
     }
 
     /// Runs `docker <arguments>`, which must succeed; its stdout.
@@ -230,6 +247,12 @@ impl Docker {
 impl Drop for Docker {
     fn drop(&mut self) {
         // A daemon leaves running containers' mounts behind, and then the folder cannot be removed.
+        self.remove_containers();
+    }
+}
+
+impl Docker {
+    fn remove_containers(&self) {
         let Ok(listed) = self.command(&["ps", "--quiet", "--all"]).output() else {
             return;
         };
@@ -254,6 +277,24 @@ fn root() -> Option<()> {
     None
 }
 
+/// A network of a daemon, gone when dropped: its containers must be gone before.
+#[derive(Debug)]
+pub(crate) struct Network<'a> {
+    docker: &'a Docker,
+    name: String,
+    _traffic: Option<Traffic>,
+}
+
+impl Drop for Network<'_> {
+    fn drop(&mut self) {
+        self.docker.remove_containers();
+        let _removed = self.docker.command(&["network", "rm", &self.name]).output();
+    }
+}
+
+/// What the names of our bridges begin with.
+const PREFIX: &str = "assemble";
+
 /// A network bridge with a subnet that no other has.
 #[derive(Debug)]
 struct Bridge {
@@ -266,7 +307,7 @@ impl Bridge {
     fn add(ip: PathBuf) -> Self {
         // Processes and threads that look for a free one at the same time: adding the link decides.
         for subnet in 0..=255_u8 {
-            let name = format!("assemble{subnet}");
+            let name = format!("{PREFIX}{subnet}");
             let run = |arguments: &[&str]| {
                 let output = Command::new(&ip).args(arguments).output().unwrap();
                 output.status.success()

@@ -62,46 +62,21 @@ impl<'a> Container<'a> {
 
     /// Waits until its web UI answers.
     pub(super) fn wait_for_web_ui(&self) {
-        let web = self.web();
-        let page = until("the web UI does not answer", || {
-            assert!(self.is_running(), "{} ended", self.title);
-            http(&web, "GET", "/", "").filter(|(status, _)| *status == 200)
-        });
-        assert!(page.1.contains("<title>Locust"), "{}", page.1);
+        wait_for_web_ui(&self.web(), || assert!(self.is_running(), "{} ended", self.title));
     }
 
-    /// Starts a load test through the web UI's API, and waits for requests: none may
-    /// fail. It is left running.
+    /// See [`swarm`].
     pub(super) fn swarm(&self, dialect: &Dialect, workers: Option<usize>) {
-        let web = self.web();
-        let ask = |path: &str| -> Option<Value> {
-            let (status, body) = http(&web, "GET", path, "")?;
-            (status == 200).then(|| serde_json::from_str(&body).unwrap())
-        };
-        if let Some(workers) = workers {
-            until("not all workers came", || {
-                let stats = ask("/stats/requests")?;
-                let found = stats[dialect.workers].as_array()?;
-                let ready = found.iter().filter(|worker| worker["state"] == "ready").count();
-                (ready == workers).then_some(())
-            });
-        }
-        let form = format!("{}=2&{}=2", dialect.users, dialect.rate);
-        let (status, answer) = http(&web, "POST", "/swarm", &form).unwrap();
-        assert!(status == 200 && answer.contains("true"), "{status} {answer}");
-        let stats = until("there were too few requests", || {
-            let stats = ask("/stats/requests")?;
-            (total(&stats)["num_requests"].as_u64()? >= 20).then_some(stats)
-        });
-        assert_eq!(total(&stats)["num_failures"], 0, "{stats:#}");
-        assert_eq!(stats["errors"], serde_json::json!([]), "{stats:#}");
-        assert_eq!(stats["user_count"], 2, "{stats:#}");
+        swarm(&self.web(), dialect, workers);
     }
 
-    /// `docker stop`; the exit code. Docker is told to kill it after two seconds, so that a code of
-    /// Locust's own shows that it ended by then.
+    /// `docker stop`; the exit code. Locust has ended by itself, and within two seconds if this machine
+    /// has nothing else to do.
     pub(super) fn stop(&self) -> String {
-        self.docker.run(&["stop", "--time=2", &self.id]);
+        let asked = Instant::now();
+        self.docker.run(&["stop", "--time=30", &self.id]);
+        let patience = if is_busy() { 20 } else { 2 };
+        assert!(asked.elapsed().as_secs() < patience, "ended after {:?}", asked.elapsed());
         self.inspect("{{.State.ExitCode}}")
     }
 
@@ -141,6 +116,49 @@ impl Drop for Container<'_> {
         }
         let _removed = self.docker.command(&["rm", "--force", "--volumes", &self.id]).output();
     }
+}
+
+/// Whether there is more work than processors, so that nothing can be said about times.
+fn is_busy() -> bool {
+    let load = fs_err::read_to_string("/proc/loadavg").unwrap();
+    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    load > f64::from(u32::try_from(processors).unwrap())
+}
+
+/// Waits until the web UI at that address answers.
+pub(crate) fn wait_for_web_ui(address: &str, assert_running: impl Fn()) {
+    let page = until("the web UI does not answer", || {
+        assert_running();
+        http(address, "GET", "/", "").filter(|(status, _)| *status == 200)
+    });
+    assert!(page.1.contains("<title>Locust"), "{}", page.1);
+}
+
+/// Starts a load test through the web UI's API, when all workers have come, and waits for requests:
+/// none may fail. It is left running.
+pub(crate) fn swarm(web: &str, dialect: &Dialect, workers: Option<usize>) {
+    let stats = || -> Option<Value> {
+        let (status, body) = http(web, "GET", "/stats/requests", "")?;
+        (status == 200).then(|| serde_json::from_str(&body).unwrap())
+    };
+    if let Some(workers) = workers {
+        until("not all workers came", || {
+            let stats = stats()?;
+            let found = stats[dialect.workers].as_array()?;
+            let ready = found.iter().filter(|worker| worker["state"] == "ready").count();
+            (ready == workers).then_some(())
+        });
+    }
+    let form = format!("{}=2&{}=2", dialect.users, dialect.rate);
+    let (status, answer) = http(web, "POST", "/swarm", &form).unwrap();
+    assert!(status == 200 && answer.contains("true"), "{status} {answer}");
+    let stats = until("there were too few requests", || {
+        stats().filter(|stats| total(stats)["num_requests"].as_u64().unwrap_or_default() >= 20)
+    });
+    assert_eq!(total(&stats)["num_failures"], 0, "{stats:#}");
+    assert_eq!(stats["errors"], serde_json::json!([]), "{stats:#}");
+    assert_eq!(stats["user_count"], 2, "{stats:#}");
 }
 
 /// The row of all requests together: the last one, whatever it is called.

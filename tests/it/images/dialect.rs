@@ -2,7 +2,7 @@
 
 /// The words of some versions.
 #[derive(Debug)]
-pub(super) struct Dialect {
+pub(crate) struct Dialect {
     /// The first version that speaks it.
     since: (u32, u32),
     /// `/swarm`: how many users.
@@ -65,7 +65,7 @@ const DIALECTS: [Dialect; 4] = [
 ];
 
 /// The words of that version of Locust.
-pub(super) fn dialect(version: &str) -> &'static Dialect {
+pub(crate) fn dialect(version: &str) -> &'static Dialect {
     let mut numbers = version.split('.').map(|part| part.parse().unwrap());
     let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
     DIALECTS.iter().find(|dialect| dialect.since <= version).unwrap()

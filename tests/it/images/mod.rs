@@ -4,17 +4,20 @@
 mod checks;
 mod container;
 mod dialect;
+mod files;
 
 use std::path::Path;
 
 use tempfile::TempDir;
 
 use crate::bases::{self, BaseSpec};
-use crate::command::{Recipe, run};
+use crate::command::{self, Outcome, Recipe};
 use crate::support::registry::FakeRegistry;
 use crate::support::tool;
 use crate::support::tools::Docker;
+pub(crate) use container::{swarm, wait_for_web_ui};
 use dialect::Dialect;
+pub(crate) use dialect::dialect;
 
 /// This project.
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -30,7 +33,7 @@ struct Stage {
 }
 
 /// A folder that any uid can read, for mounting.
-fn readable_folder() -> TempDir {
+pub(crate) fn readable_folder() -> TempDir {
     let folder = TempDir::new().unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs_err::set_permissions(folder.path(), mode).unwrap();
@@ -39,7 +42,8 @@ fn readable_folder() -> TempDir {
 
 impl Stage {
     /// Assembles the cell on a made base and loads it; `None`, said aloud, where a tool is missing.
-    fn make(locust: &str, python: &'static str, os: &'static str) -> Option<Self> {
+    fn make(cell: &'static str) -> Option<Self> {
+        let (locust, python, os) = parts(cell);
         let spec = BaseSpec::new(python, os);
         if let Some(compiler) = spec.compiler() {
             tool(compiler)?;
@@ -47,7 +51,7 @@ impl Stage {
         let docker = Docker::start()?;
         let output = TempDir::new().unwrap();
         let archive = output.path().join("image.tar");
-        assemble(spec, &format!("{locust}/python{python}/{os}"), &archive);
+        assemble(spec, cell, &archive).success();
         docker.run(&["load", "--input", archive.to_str().unwrap()]);
         let scripts = readable_folder();
         let locustfile = include_str!("locustfile.py");
@@ -55,7 +59,7 @@ impl Stage {
         Some(Self {
             docker,
             image: format!("grubykarol/locust:{locust}-python{python}-{os}"),
-            dialect: dialect::dialect(locust),
+            dialect: dialect(locust),
             scripts,
         })
     }
@@ -66,34 +70,87 @@ impl Stage {
     }
 }
 
-/// Runs the program on this project's own recipe, on a base that is served on loopback.
-fn assemble(spec: BaseSpec, cell: &str, archive: &Path) {
+/// Locust, Python, OS.
+fn parts(cell: &'static str) -> (&'static str, &'static str, &'static str) {
+    let mut parts = cell.split('/');
+    let mut next = || parts.next().unwrap();
+    (next(), next().strip_prefix("python").unwrap(), next())
+}
+
+/// Runs the program on this project's own recipe, on a base that is served on loopback under the tag
+/// that the cell asks for.
+fn assemble(spec: BaseSpec, cell: &'static str, archive: &Path) -> Outcome {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let registry = runtime.block_on(async {
         let base = bases::make(spec, &crate::base_cache()).await.unwrap();
         let registry = FakeRegistry::start().await;
-        base.serve(&registry, "library/python", Some(&spec.tag())).unwrap();
+        let (_, python, os) = parts(cell);
+        base.serve(&registry, "library/python", Some(&format!("{python}-{os}"))).unwrap();
         registry
     });
     let mirror = format!("docker.io={}", registry.address());
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     let output = archive.to_str().unwrap();
     let arguments = [cell, "--root", PROJECT, "--mirror", &mirror, "--output", output];
-    run(&mut Recipe::copy().command(&cache, &arguments)).success();
+    command::run(&mut Recipe::copy().command(&cache, &arguments))
 }
 
 /// All checks on one cell.
-fn use_it(locust: &str, python: &'static str, os: &'static str) {
-    let Some(stage) = Stage::make(locust, python, os) else { return };
+fn use_it(cell: &'static str) {
+    let Some(stage) = Stage::make(cell) else { return };
     for (name, check) in checks::CHECKS {
         let started = std::time::Instant::now();
         check(&stage);
-        eprintln!("{locust} on {python}: {name}: {:?}", started.elapsed());
+        eprintln!("{cell}: {name}: {:?}", started.elapsed());
     }
 }
 
+/// A test for each cell, and the list of them.
+macro_rules! cells {
+    ($what:ident: $($test:ident $cell:literal)*) => {
+        $(
+            #[test]
+            fn $test() {
+                $what($cell);
+            }
+        )*
+        const CELLS: &[&str] = &[$($cell),*];
+    };
+}
+
+/// Those whose Python can be had: all of it is run.
+mod run {
+    use super::use_it;
+    cells! { use_it:
+        locust_2_47_on_python_3_13 "2.47.0/python3.13/alpine3.24"
+        locust_2_47_on_python_3_12 "2.47.0/python3.12/alpine3.23"
+        locust_2_32_on_python_3_12 "2.32.0/python3.12/alpine3.23"
+        locust_2_15_on_python_3_11 "2.15.1/python3.11/alpine3.23"
+        locust_2_0_on_python_3_10 "2.0.0/python3.10/alpine3.23"
+        locust_0_14_on_python_3_8 "0.14.6/python3.8/alpine3.20"
+        locust_0_10_on_python_3_6 "0.10.0/python3.6/alpine3.9"
+    }
+    pub(super) const ALL: &[&str] = CELLS;
+}
+
+/// Those whose Python is in no package: see [`files`] for what is checked.
+mod unrunnable {
+    use super::files::look_at_it;
+    cells! { look_at_it:
+        locust_2_47_on_python_3_14 "2.47.0/python3.14/alpine3.24"
+        locust_1_6_on_python_3_9 "1.6.0/python3.9/alpine3.22"
+        locust_0_11_on_python_3_7 "0.11.0/python3.7/alpine3.18"
+    }
+    pub(super) const ALL: &[&str] = CELLS;
+}
+
 #[test]
-fn locust_2_47_on_python_3_13() {
-    use_it("2.47.0", "3.13", "alpine3.24");
+fn no_cell_is_forgotten() {
+    let recipe = assemble::recipe::Recipe::open(Path::new(PROJECT)).unwrap();
+    let mut found: Vec<_> = recipe.matrix.cells.iter().map(|cell| cell.path.as_str()).collect();
+    found.sort_unstable();
+    let mut known = [run::ALL, unrunnable::ALL].concat();
+    known.sort_unstable();
+    assert_eq!(found, known);
 }

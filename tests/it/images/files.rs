@@ -1,0 +1,97 @@
+//! Cells whose Python nobody packages for musl: they cannot run here, nor build their sdists.
+//!
+//! What is checked: the lock is for the recipe as it stands; every wheel of it can be had, is for that
+//! Python, musl and platform, and installs with a true RECORD; nothing in the tree was made for glibc;
+//! what is left to build is known; and the cell cannot be assembled by mistake on another Python.
+
+use std::path::Path;
+use std::str::FromStr as _;
+
+use assemble::http;
+use assemble::layers::tree::Node;
+use assemble::layers::{self, Scheme, WheelFile};
+use assemble::package_index::{Client, Config, Sources};
+use assemble::python::Target;
+use assemble::python::wheel_filename::WheelFilename;
+use assemble::recipe::{Lock, Recipe};
+use assemble::store::Store;
+use tempfile::TempDir;
+
+use super::{PROJECT, parts};
+use crate::bases::BaseSpec;
+
+/// sdists of those cells: what is not looked at.
+const LEFT_TO_BUILD: [&str; 3] = ["flask-basicauth", "roundrobin", "zope-interface"];
+
+/// All checks on one cell.
+pub(super) fn look_at_it(cell: &'static str) {
+    is_refused_on_another_python(cell);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(its_wheels_install(cell));
+}
+
+fn is_refused_on_another_python(cell: &'static str) {
+    let (_, python, os) = parts(cell);
+    let folder = TempDir::new().unwrap();
+    let archive = folder.path().join("image.tar");
+    let said = format!("says python {python}, but docker.io/library/python:{python}-{os}");
+    let spec = BaseSpec::new("3.13", "alpine3.24");
+    super::assemble(spec, cell, &archive).failure(5, &[&said, "holds 3.13.2"]);
+    assert!(!archive.exists());
+}
+
+async fn its_wheels_install(path: &'static str) {
+    let recipe = Recipe::open(Path::new(PROJECT)).unwrap();
+    let cell = recipe.matrix.cells.iter().find(|cell| cell.path == path).unwrap();
+    let lock_path = recipe.lock_path(cell);
+    let lock = Lock::parse(&fs_err::read_to_string(&lock_path).unwrap(), &lock_path).unwrap();
+    assemble::assemble::check_inputs(&lock, cell, &recipe.layers).unwrap();
+
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let store = Store::open(cache).unwrap();
+    let http = http::Client::new(http::Options::default()).unwrap();
+    let config = Config::from_sources(&Sources::default()).unwrap();
+    let index = Client::new(http.raw().clone(), config, store.clone());
+    for platform in &cell.platforms {
+        let target = Target::new(&lock.inputs.python, &lock.inputs.os, platform).unwrap();
+        let tags = target.tags();
+        let mut wheels = Vec::new();
+        for distribution in &lock.distributions {
+            let file = distribution.files.iter().find(|file| file.is_for(platform)).unwrap();
+            if !file.is_wheel() {
+                assert!(LEFT_TO_BUILD.contains(&distribution.name.as_ref()), "{}", file.file_name);
+                continue;
+            }
+            let name = WheelFilename::from_str(&file.file_name).unwrap();
+            assert_eq!(tags.reject_reason(&name), None, "{}", file.file_name);
+            let (digest, _) = index
+                .fetch(&distribution.name, &file.file_name, Some(&file.sha256), Some(file.size))
+                .await
+                .unwrap();
+            wheels.push(WheelFile {
+                name: distribution.name.clone(),
+                version: distribution.version.clone(),
+                file_name: file.file_name.clone(),
+                digest,
+                requested: false,
+            });
+        }
+        let scheme = Scheme::for_base(minor(cell.python()));
+        let (tree, installed) = layers::python(&wheels, &scheme, &[], &store, 2).unwrap();
+        assert_eq!(installed.len(), wheels.len());
+        assert!(installed.iter().any(|figures| figures.has_native), "{path}");
+        for (place, entry) in tree.iter() {
+            let Node::File(bytes) = &entry.node else { continue };
+            if bytes.starts_with(b"\x7fELF") {
+                let glibc = bytes.windows(6).any(|window| window == b"GLIBC_");
+                assert!(!glibc, "{place:?} was made for glibc");
+            }
+        }
+    }
+}
+
+/// `3.14` as two numbers.
+fn minor(python: &str) -> (u8, u8) {
+    let (major, minor) = python.split_once('.').unwrap();
+    (major.parse().unwrap(), minor.parse().unwrap())
+}
