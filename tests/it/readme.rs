@@ -4,8 +4,9 @@
 //! | --- | --- |
 //! | `test: file NAME` | it is written to that file, beside the scripts |
 //! | `test: run` | a shell runs it, with the image in a real registry and a real Docker |
-//! | `test: run, web UI` | then the web UI at port 8089 answers and a load test runs |
-//! | `test: run, web UI with N workers` | the same when N workers have come |
+//! | `test: run, web UI` | then the web UI at port 8089 answers |
+//! | `test: run, load test` | and a load test runs |
+//! | `test: run, load test with N workers` | the same when N workers have come |
 //! | `test: assemble` | a shell runs it where `matrix/` and `layers/` are |
 //! | `test: assemble, proxy` | the same through a proxy, which must have been used |
 //! | `test: manifest` | it is YAML and names an image of the matrix |
@@ -212,11 +213,14 @@ fn the_image_is_used_as_the_readme_says() {
             said(&output.stderr),
             logs(&docker)
         );
-        if let Some(workers) = then.strip_prefix("web UI") {
+        if then.is_empty() {
+            continue;
+        }
+        wait_for_web_ui(WEB_UI, || {
+            assert!(!containers(&docker).is_empty(), "README.md line {}", example.line);
+        });
+        if let Some(workers) = then.strip_prefix("load test") {
             let workers = workers.split_whitespace().find_map(|word| word.parse().ok());
-            wait_for_web_ui(WEB_UI, || {
-                assert!(!containers(&docker).is_empty(), "README.md line {}", example.line);
-            });
             swarm(WEB_UI, dialect("2.47.0"), workers);
         }
     }
