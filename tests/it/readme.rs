@@ -45,8 +45,8 @@ struct Example {
 
 fn examples() -> Vec<Example> {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let text = fs_err::read_to_string(readme).unwrap();
-    let lines: Vec<_> = text.lines().collect();
+    let readme = fs_err::read_to_string(readme).unwrap();
+    let lines: Vec<_> = readme.lines().collect();
     let mut found = Vec::new();
     let mut position = 0;
     while position < lines.len() {
@@ -248,7 +248,9 @@ fn logs(docker: &Docker) -> String {
     let mut all = String::new();
     for name in containers(docker) {
         let output = docker.command(&["logs", &name]).output().unwrap();
-        all.push_str(&format!("--- {name}\n"));
+        all.push_str("--- ");
+        all.push_str(&name);
+        all.push('\n');
         all.push_str(&String::from_utf8_lossy(&output.stdout));
         all.push_str(&String::from_utf8_lossy(&output.stderr));
     }
@@ -365,13 +367,12 @@ fn manifests_name_an_image_of_the_matrix() {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "README.md line {}", example.line);
         let manifest: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let image = match &manifest["spec"]["image"] {
-            Value::String(image) => image.clone(),
+        let image = if let Value::String(image) = &manifest["spec"]["image"] {
+            image.clone()
+        } else {
             // The chart's values.
-            _ => {
-                let part = |name: &str| manifest["image"][name].as_str().unwrap().to_owned();
-                format!("{}:{}", part("repository"), part("tag"))
-            }
+            let part = |name: &str| manifest["image"][name].as_str().unwrap().to_owned();
+            format!("{}:{}", part("repository"), part("tag"))
         };
         assert_eq!(image, format!("grubykarol/locust:{TAG}"), "README.md line {}", example.line);
         looked_at += 1;

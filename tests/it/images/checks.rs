@@ -6,8 +6,11 @@ use super::container::{Container, until};
 use super::dialect::{NEW_HEADLESS, OLD_HEADLESS};
 use super::{Stage, readable_folder};
 
+/// What is looked at, and how.
+type Check = (&'static str, fn(&Stage));
+
 /// All of them.
-pub(super) const CHECKS: [(&str, fn(&Stage)); 7] = [
+pub(super) const CHECKS: [Check; 7] = [
     ("standalone", standalone),
     ("without a web UI", headless),
     ("under any uid", any_uid),
@@ -84,7 +87,7 @@ fn headless(stage: &Stage) {
     }
 }
 
-/// As OpenShift starts it, and as a careful chart does.
+/// As `OpenShift` starts it, and as a careful chart does.
 fn any_uid(stage: &Stage) {
     let _target = target(stage);
     let words = stage.dialect.headless;

@@ -139,8 +139,8 @@ pub(crate) fn wait_for_web_ui(address: &str, assert_running: impl Fn()) {
 /// none may fail. It is left running.
 pub(crate) fn swarm(web: &str, dialect: &Dialect, workers: Option<usize>) {
     let stats = || -> Option<Value> {
-        let (status, body) = http(web, "GET", "/stats/requests", "")?;
-        (status == 200).then(|| serde_json::from_str(&body).unwrap())
+        let (code, body) = http(web, "GET", "/stats/requests", "")?;
+        (code == 200).then(|| serde_json::from_str(&body).unwrap())
     };
     if let Some(workers) = workers {
         until("not all workers came", || {
@@ -151,8 +151,8 @@ pub(crate) fn swarm(web: &str, dialect: &Dialect, workers: Option<usize>) {
         });
     }
     let form = format!("{}=2&{}=2", dialect.users, dialect.rate);
-    let (status, answer) = http(web, "POST", "/swarm", &form).unwrap();
-    assert!(status == 200 && answer.contains("true"), "{status} {answer}");
+    let (code, answer) = http(web, "POST", "/swarm", &form).unwrap();
+    assert!(code == 200 && answer.contains("true"), "{code} {answer}");
     let stats = until("there were too few requests", || {
         stats().filter(|stats| total(stats)["num_requests"].as_u64().unwrap_or_default() >= 20)
     });
