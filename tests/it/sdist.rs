@@ -66,7 +66,7 @@ async fn files_to_build(target: &Path) -> PathBuf {
     let store = Store::open(target.join("cache")).unwrap();
     let client = http::Client::new(http::Options::default()).unwrap();
     let config = Config::from_sources(&Sources::default()).unwrap();
-    let index = Client::new(client.raw().clone(), config, store.clone());
+    let index = Client::new(client, config, store.clone());
     let folder = target.join(format!("files-{}", &sdist.sha256.hex()[..12]));
     fs::create_dir_all(&folder).unwrap();
     for (name, file_name, sha256) in wanted {

@@ -4,12 +4,13 @@
 //! Python, musl and platform, and installs with a true RECORD; nothing in the tree was made for glibc;
 //! what is left to build is known; and the cell cannot be assembled by mistake on another Python.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 use std::str::FromStr as _;
 
 use assemble::http;
-use assemble::layers::{self, Scheme, WheelFile};
+use assemble::layers::{self, Options, Scheme, Treatment, WheelFile};
 use assemble::oci::descriptor_digest;
 use assemble::package_index::{Client, Config, Sources};
 use assemble::python::Target;
@@ -52,7 +53,7 @@ async fn its_wheels_install(path: &'static str) {
     let store = Store::open(cache).unwrap();
     let http = http::Client::new(http::Options::default()).unwrap();
     let config = Config::from_sources(&Sources::default()).unwrap();
-    let index = Client::new(http.raw().clone(), config, store.clone());
+    let index = Client::new(http, config, store.clone());
     for platform in &cell.platforms {
         let target = Target::new(&lock.inputs.python, &lock.inputs.os, platform).unwrap();
         let tags = target.tags();
@@ -77,8 +78,12 @@ async fn its_wheels_install(path: &'static str) {
                 requested: false,
             });
         }
-        let scheme = Scheme::for_base(minor(cell.python()));
-        let made = layers::python(&wheels, &scheme, &[], &store, 2).unwrap();
+        let options = Options {
+            scheme: Scheme::for_base(minor(cell.python())),
+            treatment: Treatment::default(),
+            compiler: None,
+        };
+        let made = layers::python(&wheels, &options, &BTreeMap::new(), &store, 2).unwrap();
         assert_eq!(made.installed.len(), wheels.len());
         assert!(made.installed.iter().any(|figures| figures.has_native), "{path}");
         let layer = made.layer("test", &store).unwrap();
