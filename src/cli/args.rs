@@ -67,6 +67,9 @@ pub(super) struct Shared {
     /// Speak plain HTTP to this registry (loopback needs no flag)
     #[arg(long = "plain-http", global = true, value_name = "HOST", help_heading = "Registries")]
     pub plain_http: Vec<String>,
+    /// Trust the authorities in this PEM file too [$SSL_CERT_FILE replaces the system's]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Registries")]
+    pub ca_bundle: Option<PathBuf>,
 
     /// The package index [also: $UV_DEFAULT_INDEX, $PIP_INDEX_URL, pip.conf; default: public PyPI]
     #[arg(long, global = true, value_name = "URL", help_heading = "Package indexes")]
@@ -145,6 +148,10 @@ pub(super) enum Command {
     Plan(Plan),
     /// Make a cell and lock it
     New(New),
+    /// Keep a registry's credentials, once it has taken them
+    Login(Login),
+    /// Forget a registry's credentials
+    Logout(Logout),
 }
 
 /// Flags of `lock`.
@@ -184,4 +191,26 @@ pub(super) struct New {
     /// The cell's path below matrix/
     #[arg(value_name = "CELL")]
     pub cell: String,
+}
+
+/// Flags of `login`.
+#[derive(Debug, Args)]
+pub(super) struct Login {
+    /// A registry, or a part of one: ghcr.io, quay.io/team
+    #[arg(value_name = "REGISTRY")]
+    pub registry: String,
+    /// The user name
+    #[arg(short, long, value_name = "NAME")]
+    pub username: String,
+    /// Read the password or access token from standard input: there is no other way to give it
+    #[arg(long, required = true)]
+    pub password_stdin: bool,
+}
+
+/// Flags of `logout`.
+#[derive(Debug, Args)]
+pub(super) struct Logout {
+    /// The registry, as it was given to login
+    #[arg(value_name = "REGISTRY")]
+    pub registry: String,
 }

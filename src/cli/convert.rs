@@ -1,6 +1,6 @@
 //! What was typed and what the environment says become what is meant: a [`World`], requests, options.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use super::args::{Assemble, Format, Shared};
 use super::environment::Environment;
 use super::error::Error;
+use super::network;
 use crate::error::{Doing, Result};
 use crate::oci::Platform;
 use crate::recipe::{Cell, Layer, Lock, Recipe};
-use crate::registry::credentials;
 use crate::request::{Destination, Request};
 use crate::store::Store;
 use crate::world::{Progress, World};
-use crate::{http, package_index, registry, sandbox};
+use crate::{package_index, registry, sandbox};
 
 /// Opens the world: cache, clients, sandbox.
 ///
@@ -31,27 +31,9 @@ pub(super) fn world(
     let doing = || "start".to_owned();
     let store = Store::open(cache_folder(shared, environment).doing(doing)?)
         .doing(|| "open the cache".into())?;
-    let http = http::Client::new(http::Options::default()).doing(doing)?;
-    let registry = registry::Client::new(
-        http.clone(),
-        registry::Options {
-            keychain: credentials::Keychain::load(credentials::Sources {
-                docker_auth_config: environment.get("DOCKER_AUTH_CONFIG").map(str::to_owned),
-                registry_auth_file: environment.path("REGISTRY_AUTH_FILE"),
-                docker_config_dir: environment.path("DOCKER_CONFIG"),
-                xdg_runtime_dir: environment.path("XDG_RUNTIME_DIR"),
-                xdg_config_home: environment.path("XDG_CONFIG_HOME"),
-                home: environment.path("HOME"),
-                helper_path: environment.get("PATH").map(str::to_owned),
-            })
-            .doing(|| "read the registry credentials".into())?,
-            mirrors: mirrors(shared, environment).doing(doing)?,
-            insecure: shared.plain_http.iter().cloned().collect::<BTreeSet<_>>(),
-            offline: shared.offline,
-            sessions: Some(store.root().join("uploads")),
-            ..registry::Options::default()
-        },
-    );
+    let http = network::http(shared, environment)?;
+    let options = network::registries(shared, environment, &store)?;
+    let registry = registry::Client::new(http.clone(), options);
     let package_index =
         package_index::Client::new(http, package_index_config(shared, environment)?, store.clone());
     Ok(World {
@@ -82,22 +64,10 @@ fn cache_folder(shared: &Shared, environment: &Environment) -> std::result::Resu
         .ok_or(Error::NoCacheFolder)
 }
 
-fn mirrors(
-    shared: &Shared,
-    environment: &Environment,
-) -> std::result::Result<BTreeMap<String, Vec<String>>, Error> {
-    let mut mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let variable = environment.get("ASSEMBLE_MIRRORS").unwrap_or_default();
-    // Flags come first, so that they are tried first.
-    let pairs = shared.mirrors.iter().map(String::as_str).chain(variable.split(','));
-    for pair in pairs.map(str::trim).filter(|pair| !pair.is_empty()) {
-        let (host, mirror) = key_value(pair, "--mirror HOST=MIRROR")?;
-        mirrors.entry(host).or_default().push(mirror);
-    }
-    Ok(mirrors)
-}
-
-fn key_value(text: &str, form: &'static str) -> std::result::Result<(String, String), Error> {
+pub(super) fn key_value(
+    text: &str,
+    form: &'static str,
+) -> std::result::Result<(String, String), Error> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() && !value.is_empty() => {
             Ok((key.to_owned(), value.to_owned()))

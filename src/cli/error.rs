@@ -34,6 +34,10 @@ pub(super) enum Error {
     LockWouldChange { cell: String, change: String },
     #[error("{path} is there already")]
     CellExists { path: String },
+    #[error("no password on standard input")]
+    NoPassword,
+    #[error("no folder for credentials: none of REGISTRY_AUTH_FILE, DOCKER_CONFIG and HOME is set")]
+    NoLoginFile,
     #[error("interrupted")]
     Interrupted,
 }

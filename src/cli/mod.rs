@@ -5,6 +5,8 @@ mod args;
 mod convert;
 mod environment;
 mod error;
+mod login;
+mod network;
 mod progress;
 mod report;
 
@@ -84,11 +86,22 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
             Command::Lock(_) => "lock",
             Command::Plan(_) => "plan",
             Command::New(_) => "new",
+            Command::Login(_) => "login",
+            Command::Logout(_) => "logout",
         };
         if !assemble.cells.is_empty() {
             return Err(Error::CellsBeforeCommand(name))
                 .doing(|| "understand the command line".into());
         }
+    }
+    match command {
+        Some(Command::Login(flags)) => {
+            return login::login(flags, shared, &environment, &**terminal).await;
+        }
+        Some(Command::Logout(flags)) => {
+            return login::logout(flags, &environment, &**terminal).await;
+        }
+        _ => {}
     }
     let world = convert::world(shared, &environment, terminal.clone())?;
     let recipe = Recipe::open(&shared.root).doing(|| "read the recipe".into())?;
@@ -138,6 +151,8 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
             }
             lock_cell(&recipe, &cell, &LockOptions::default(), false, &world).await
         }
+        // They need neither recipe nor cache, and were done above.
+        Some(Command::Login(_) | Command::Logout(_)) => Ok(()),
     }
 }
 

@@ -263,7 +263,7 @@ impl Client {
                     status,
                     said: said.into(),
                     anonymous: matches!(credential, Ok(Credential::Anonymous)),
-                    looked_in: keychain.looked_in().to_vec(),
+                    looked_in: keychain.looked_in(call.role),
                 }
             }
             _ => Error::Status { request, status, said: said.into() },

@@ -33,11 +33,13 @@ impl Endpoint {
     /// The registry that a reference names.
     pub(super) fn upstream(reference: &Reference) -> Self {
         let registry = canonical(reference.registry()).to_owned();
-        let host = match registry.as_str() {
-            "docker.io" => "registry-1.docker.io".to_owned(),
-            other => other.to_owned(),
-        };
-        Self { registry, host, repository: reference.repository().to_owned() }
+        Self { host: api_host(&registry), registry, repository: reference.repository().to_owned() }
+    }
+
+    /// The registry as a whole: its base address.
+    pub(super) fn of_registry(registry: &str) -> Self {
+        let registry = canonical(registry).to_owned();
+        Self { host: api_host(&registry), registry, repository: String::new() }
     }
 
     /// A mirror, given as `host[:port][/prefix]`.
@@ -50,6 +52,14 @@ impl Endpoint {
             format!("{prefix}/{}", reference.repository())
         };
         Self { registry: host.to_owned(), host: host.to_owned(), repository }
+    }
+}
+
+/// Who answers for a registry.
+fn api_host(registry: &str) -> String {
+    match registry {
+        "docker.io" => "registry-1.docker.io".to_owned(),
+        other => other.to_owned(),
     }
 }
 
@@ -68,11 +78,15 @@ impl Client {
         endpoints
     }
 
-    /// The address of something below `/v2/<repository>/`.
+    /// The address of something below `/v2/<repository>/`; of `/v2/` for a registry as a whole.
     pub(super) fn url(&self, endpoint: &Endpoint, path: &str) -> Result<Url, Error> {
         let malformed = || Error::Address(endpoint.host.clone());
         let address = |scheme: &str| {
-            let text = format!("{scheme}://{}/v2/{}/{path}", endpoint.host, endpoint.repository);
+            let below = match endpoint.repository.as_str() {
+                "" => String::new(),
+                repository => format!("{repository}/{path}"),
+            };
+            let text = format!("{scheme}://{}/v2/{below}", endpoint.host);
             Url::parse(&text).map_err(|_malformed| malformed())
         };
         let url = address("https")?;

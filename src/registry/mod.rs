@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `endpoint` | where a registry's API is, and its mirrors |
 //! | `call` | one request with authorisation, retries and redirects |
-//! | `auth`, `credentials` | who we are, and how we prove it |
+//! | `auth`, `credentials`, `login` | who we are, and how we prove it |
 //! | `pull`, `download` | manifests and blobs in |
 //! | `push`, `upload` | manifests and blobs out |
 
@@ -30,6 +30,7 @@ pub mod credentials;
 mod download;
 mod endpoint;
 pub mod error;
+mod login;
 mod pull;
 mod push;
 mod session;

@@ -134,6 +134,7 @@ impl Authorizer {
                     return bearer(&token.secret).map(Some);
                 }
                 let asked = TokenRequest {
+                    role: subject.role,
                     realm: doors.realm(&realm)?,
                     service,
                     scopes: scopes.clone(),
@@ -144,6 +145,15 @@ impl Authorizer {
                 host.tokens.insert(scopes, token);
                 Ok(Some(value))
             }
+        }
+    }
+
+    /// Whether a host asked for credentials in a role.
+    pub(super) async fn was_challenged(&self, host: &str, role: Role) -> bool {
+        let host = self.hosts.lock().await.get(&(host.to_owned(), role)).cloned();
+        match host {
+            Some(host) => host.lock().await.method.is_some(),
+            None => false,
         }
     }
 
@@ -233,6 +243,7 @@ impl Doors<'_> {
 }
 
 struct TokenRequest {
+    role: Role,
     realm: Url,
     service: Option<String>,
     scopes: Vec<String>,
@@ -314,7 +325,7 @@ impl TokenRequest {
                 status,
                 said: said.into(),
                 anonymous: self.credential == Credential::Anonymous,
-                looked_in: doors.keychain.looked_in().to_vec(),
+                looked_in: doors.keychain.looked_in(self.role),
             });
         }
         let body = doors.http.body(response, TOKEN_BODY_LIMIT).await?;

@@ -79,6 +79,12 @@ impl ConfigFile {
         })
     }
 
+    /// The helper that keeps the registry's secrets, if there is one.
+    pub fn helper(&self, registry: &str) -> Option<&str> {
+        let own = self.helpers.get(registry).map(String::as_str);
+        own.or(self.helper_for_all.as_deref())
+    }
+
     /// What the file says about a repository of a registry; the longest entry that contains it wins.
     pub fn entry(&self, registry: &str, repository: &str) -> Option<Entry<'_>> {
         if let Some(name) = self.helpers.get(registry) {
@@ -130,7 +136,7 @@ impl Auth {
 
 /// A file's key as `host[:port][/path]`. Docker's old keys are addresses (`https://host/v1/`): of
 /// these only the host counts, while Podman's `host/namespace` is for that part of the host only.
-fn entry_key(key: &str) -> String {
+pub(super) fn entry_key(key: &str) -> String {
     let (address, rest) = match key.split_once("://") {
         Some((_, rest)) => (true, rest),
         None => (false, key),

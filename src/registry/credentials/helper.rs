@@ -5,8 +5,8 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -91,9 +91,54 @@ pub async fn get(
     path: Option<&OsStr>,
 ) -> Result<Option<Credential>, Error> {
     let program = find(name, place, path)?;
-    let run = |source| Error::Run { program: program.clone(), source };
-    let mut child = Command::new(&program)
-        .arg("get")
+    let (output, status) = converse(&program, "get", &format!("{server}\n")).await?;
+    if !status.success() {
+        // The protocol's one way to say "nothing", as all helpers write it.
+        if String::from_utf8_lossy(&output).contains("credentials not found") {
+            return Ok(None);
+        }
+        return Err(failed(program, &output));
+    }
+    let answer: Answer =
+        serde_json::from_slice(&output).map_err(|_secret| Error::Malformed { program })?;
+    let secret = Secret::new(answer.secret);
+    Ok(Some(match answer.username.as_str() {
+        "<token>" => Credential::IdentityToken(secret),
+        _ => Credential::Password { user: answer.username, password: secret },
+    }))
+}
+
+/// Tells the helper to `store` a secret, or to `erase` what it has for a server.
+///
+/// # Errors
+/// It is not there, failed, or did not answer.
+pub async fn tell(
+    name: &str,
+    verb: &'static str,
+    question: &str,
+    place: &str,
+    path: Option<&OsStr>,
+) -> Result<(), Error> {
+    let program = find(name, place, path)?;
+    let (output, status) = converse(&program, verb, question).await?;
+    if status.success() { Ok(()) } else { Err(failed(program, &output)) }
+}
+
+fn failed(program: PathBuf, output: &[u8]) -> Error {
+    let message = String::from_utf8_lossy(output).trim().to_owned();
+    let message = message.chars().filter(|c| !c.is_control()).take(200).collect();
+    Error::Failed { program, message }
+}
+
+/// Runs the helper, and returns what it printed.
+async fn converse(
+    program: &Path,
+    verb: &str,
+    question: &str,
+) -> Result<(Vec<u8>, ExitStatus), Error> {
+    let run = |source| Error::Run { program: program.to_owned(), source };
+    let mut child = Command::new(program)
+        .arg(verb)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -103,7 +148,7 @@ pub async fn get(
     let conversation = async {
         if let Some(mut stdin) = child.stdin.take() {
             // A helper may answer without reading the question.
-            let _unread = stdin.write_all(format!("{server}\n").as_bytes()).await;
+            let _unread = stdin.write_all(question.as_bytes()).await;
         }
         let mut output = Vec::new();
         if let Some(stdout) = child.stdout.take() {
@@ -111,28 +156,10 @@ pub async fn get(
         }
         Ok((output, child.wait().await?))
     };
-    let (output, status) = tokio::time::timeout(TIME_LIMIT, conversation)
+    tokio::time::timeout(TIME_LIMIT, conversation)
         .await
-        .map_err(|_elapsed| Error::Late { program: program.clone() })?
-        .map_err(run)?;
-    if !status.success() {
-        let message = String::from_utf8_lossy(&output).trim().to_owned();
-        // The protocol's one way to say "nothing", as all helpers write it.
-        if message.contains("credentials not found") {
-            return Ok(None);
-        }
-        return Err(Error::Failed {
-            program,
-            message: message.chars().filter(|c| !c.is_control()).take(200).collect(),
-        });
-    }
-    let answer: Answer =
-        serde_json::from_slice(&output).map_err(|_secret| Error::Malformed { program })?;
-    let secret = Secret::new(answer.secret);
-    Ok(Some(match answer.username.as_str() {
-        "<token>" => Credential::IdentityToken(secret),
-        _ => Credential::Password { user: answer.username, password: secret },
-    }))
+        .map_err(|_elapsed| Error::Late { program: program.to_owned() })?
+        .map_err(run)
 }
 
 fn find(name: &str, place: &str, path: Option<&OsStr>) -> Result<PathBuf, Error> {

@@ -3,6 +3,7 @@
 //! The order, first hit wins:
 //!
 //! 1. an identity given for this run ([`Keychain::with_identity`]);
+//!    then, where a role has a file of its own, that file alone: what pulls is not shown what pushes;
 //! 2. `DOCKER_AUTH_CONFIG`, a config document in a variable;
 //! 3. `REGISTRY_AUTH_FILE`;
 //! 4. `$DOCKER_CONFIG/config.json`, if the variable is set;
@@ -28,6 +29,7 @@ use crate::error::{Failure, Kind};
 
 pub mod config_file;
 pub mod helper;
+pub mod keep;
 
 use config_file::{ConfigFile, Entry};
 
@@ -84,6 +86,10 @@ pub enum Role {
 /// The values that say where credentials are; read from the environment by the command line.
 #[derive(Clone, Default)]
 pub struct Sources {
+    /// Where there is one, the only file that is looked in to pull.
+    pub pull_auth_file: Option<PathBuf>,
+    /// Where there is one, the only file that is looked in to push.
+    pub push_auth_file: Option<PathBuf>,
     /// `DOCKER_AUTH_CONFIG`
     pub docker_auth_config: Option<String>,
     /// `REGISTRY_AUTH_FILE`
@@ -153,6 +159,18 @@ pub enum Error {
         /// Where in it, and what.
         reason: String,
     },
+    /// The file cannot be changed.
+    #[error("credentials cannot be written: `{}`", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody can log in there.
+    #[error("`{0}` is no registry: a host, maybe with a port or a path, is needed")]
+    Registry(String),
     /// A helper failed.
     #[error(transparent)]
     Helper(#[from] helper::Error),
@@ -189,6 +207,8 @@ type Answers = BTreeMap<(String, String), Option<Credential>>;
 pub struct Keychain {
     sources: Arc<Vec<Source>>,
     looked_in: Arc<Vec<String>>,
+    /// Of roles that have a file of their own.
+    by_role: BTreeMap<Role, Arc<Source>>,
     given: BTreeMap<(Role, String), Credential>,
     helper_path: Option<String>,
     asked: Arc<Mutex<Answers>>,
@@ -216,7 +236,20 @@ impl Keychain {
                 found.push(Source { place, config });
             }
         }
+        let mut by_role = BTreeMap::new();
+        for (role, file) in
+            [(Role::Pull, &sources.pull_auth_file), (Role::Push, &sources.push_auth_file)]
+        {
+            let Some(file) = file else { continue };
+            // One that was named and is not there must not mean "as nobody".
+            let bytes =
+                fs::read(file).map_err(|source| Error::Disk { path: file.to_owned(), source })?;
+            let place = format!("`{}`", file.display());
+            let config = parse(&place, &bytes)?;
+            by_role.insert(role, Arc::new(Source { place, config }));
+        }
         Ok(Self {
+            by_role,
             sources: Arc::new(found),
             looked_in: Arc::new(looked_in),
             helper_path: sources.helper_path,
@@ -231,9 +264,12 @@ impl Keychain {
         self
     }
 
-    /// Where credentials were looked for: files and variables, in order.
-    pub fn looked_in(&self) -> &[String] {
-        &self.looked_in
+    /// Where credentials for a role were looked for: files and variables, in order.
+    pub fn looked_in(&self, role: Role) -> Vec<String> {
+        match self.by_role.get(&role) {
+            Some(own) => vec![own.place.clone()],
+            None => self.looked_in.to_vec(),
+        }
     }
 
     /// The credential for a repository of a registry (as written in names) in a role.
@@ -250,7 +286,11 @@ impl Keychain {
         if let Some(given) = self.given.get(&(role, registry.to_owned())) {
             return Ok(given.clone());
         }
-        for source in self.sources.iter() {
+        let sources = match self.by_role.get(&role) {
+            Some(own) => std::slice::from_ref(&**own),
+            None => self.sources.as_slice(),
+        };
+        for source in sources {
             match source.config.entry(registry, repository) {
                 Some(Entry::Credential(credential)) => return Ok(credential.clone()),
                 Some(Entry::Helper(name)) => {
@@ -379,7 +419,39 @@ mod tests {
         assert_eq!(pushes, Credential::Anonymous);
         let pulls = keychain.credential(Role::Pull, "r.example", "a").await.unwrap();
         assert_eq!(user(&pulls), "given");
-        assert_eq!(keychain.looked_in().len(), 6);
+        assert_eq!(keychain.looked_in(Role::Pull).len(), 6);
+    }
+
+    #[tokio::test]
+    async fn a_role_with_a_file_of_its_own_is_shown_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, registry: &str| {
+            let file = folder.path().join(name);
+            let document =
+                format!(r#"{{"auths": {{"{registry}": {{"auth": "{}"}}}}}}"#, auth(name));
+            fs::write(&file, document).unwrap();
+            file
+        };
+        let sources = Sources {
+            registry_auth_file: Some(write("all", "r.example")),
+            pull_auth_file: Some(write("pull", "other.example")),
+            push_auth_file: Some(write("push", "r.example")),
+            ..Sources::default()
+        };
+        let keychain = Keychain::load(sources.clone()).unwrap();
+        let pulls = keychain.credential(Role::Pull, "r.example", "a").await.unwrap();
+        assert_eq!(pulls, Credential::Anonymous);
+        let pushes = keychain.credential(Role::Push, "r.example", "a").await.unwrap();
+        assert_eq!(user(&pushes), "push");
+        assert!(keychain.looked_in(Role::Push)[0].ends_with("push`"));
+
+        let keychain = Keychain::load(Sources { pull_auth_file: None, ..sources.clone() }).unwrap();
+        let pulls = keychain.credential(Role::Pull, "r.example", "a").await.unwrap();
+        assert_eq!(user(&pulls), "all");
+
+        let absent = Some(folder.path().join("absent"));
+        let error = Keychain::load(Sources { push_auth_file: absent, ..sources }).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
     }
 
     #[tokio::test]

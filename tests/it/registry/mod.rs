@@ -2,6 +2,7 @@
 
 mod auth;
 mod faults;
+mod login;
 mod pull;
 mod push;
 mod real;

@@ -1,6 +1,6 @@
 //! Debian's `docker-registry`, as it is packaged.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use super::{client, descriptor, http_with, layer, noise, read};
 use crate::support::{require_tool, tool};
 
 /// A running registry; it is stopped when this is dropped.
-struct Served {
+pub(super) struct Served {
     child: Child,
-    address: String,
+    pub(super) address: String,
 }
 
 impl Drop for Served {
@@ -25,7 +25,7 @@ impl Drop for Served {
     }
 }
 
-async fn serve(folder: &Path, more: &str) -> Served {
+pub(super) async fn serve(folder: &Path, more: &str) -> Served {
     serve_at(folder, &free_address(), more).await
 }
 
@@ -118,13 +118,9 @@ async fn plain_in_one_piece_and_in_chunks() {
     }
 }
 
-#[tokio::test]
-async fn with_tls_and_an_authority_of_its_own() {
-    if !require_tool("docker-registry") || !require_tool("openssl") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let (key, certificate) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
+/// A certificate for loopback that is its own authority, and what tells a registry to show it.
+pub(super) fn certificate(folder: &Path) -> (PathBuf, String) {
+    let (key, certificate) = (folder.join("key.pem"), folder.join("cert.pem"));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
         .args(["-nodes", "-days", "2", "-subj", "/CN=the test"])
@@ -140,6 +136,16 @@ async fn with_tls_and_an_authority_of_its_own() {
     assert!(made.success());
     let tls =
         format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display());
+    (certificate, tls)
+}
+
+#[tokio::test]
+async fn with_tls_and_an_authority_of_its_own() {
+    if !require_tool("docker-registry") || !require_tool("openssl") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, tls) = certificate(folder.path());
     let served = serve(folder.path(), &tls).await;
     let trusting = Client::new(http_with(Some(&certificate)), Options::default());
     round_trip(&trusting, &served.address, &folder.path().join("layer")).await;
@@ -199,7 +205,8 @@ async fn killed_and_started_again_in_the_middle_of_an_upload() {
 }
 
 /// `user` and `password`, as htpasswd(1) writes them with bcrypt.
-const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu\n";
+pub(super) const HTPASSWD: &str =
+    "user:$2y$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu\n";
 
 #[tokio::test]
 async fn with_htpasswd() {
