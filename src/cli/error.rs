@@ -1,6 +1,7 @@
 //! What is wrong with what was typed.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::error::{Failure, Kind};
 use crate::oci::{Platform, platform};
@@ -34,6 +35,8 @@ pub(super) enum Error {
     LockWouldChange { cell: String, change: String },
     #[error("{path} is there already")]
     CellExists { path: String },
+    #[error("`{}` is no registries.conf: {reason}", path.display())]
+    RegistriesConf { path: PathBuf, reason: String },
     #[error("no password on standard input")]
     NoPassword,
     #[error("no folder for credentials: none of REGISTRY_AUTH_FILE, DOCKER_CONFIG and HOME is set")]

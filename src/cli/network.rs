@@ -1,7 +1,10 @@
 //! Flags, variables and the machine's container files become what the HTTP and registry clients take.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
 
 use super::args::Shared;
 use super::convert::key_value;
@@ -9,6 +12,7 @@ use super::environment::Environment;
 use super::error::Error;
 use crate::error::{Doing, Result};
 use crate::http;
+use crate::registry::registries_conf::RegistriesConf;
 use crate::registry::{self, credentials};
 use crate::store::Store;
 
@@ -50,9 +54,60 @@ pub(super) fn registries(
     Ok(registry::Options {
         keychain: keychain(environment)?,
         mirrors: mirrors(shared, environment).doing(|| "start".into())?,
+        conf: conf(environment).doing(|| "read registries.conf".into())?,
         sessions: Some(store.root().join("uploads")),
         ..plain(shared)
     })
+}
+
+/// The machine's and the person's `registries.conf`, and what lies in the folders beside them, in the
+/// order of containers-registries.conf(5): one main file, then all additions.
+fn conf(environment: &Environment) -> std::result::Result<RegistriesConf, Error> {
+    let mut conf = RegistriesConf::default();
+    // A file that is named stands alone.
+    if let Some(path) = environment.path("CONTAINERS_REGISTRIES_CONF") {
+        let text = fs::read_to_string(&path).map_err(Error::Disk)?;
+        add(&mut conf, &path, &text)?;
+        return Ok(conf);
+    }
+    let own = config_home(environment).map(|folder| folder.join("containers"));
+    let machine = PathBuf::from("/etc/containers");
+    for folder in own.iter().chain([&machine]) {
+        let path = folder.join("registries.conf");
+        if let Some(text) = text_if_there(&path)? {
+            add(&mut conf, &path, &text)?;
+            break;
+        }
+    }
+    for folder in [&machine].into_iter().chain(&own) {
+        let Ok(entries) = fs::read_dir(folder.join("registries.conf.d")) else { continue };
+        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|ending| ending == "conf"));
+        paths.sort();
+        for path in paths {
+            if let Some(text) = text_if_there(&path)? {
+                add(&mut conf, &path, &text)?;
+            }
+        }
+    }
+    Ok(conf)
+}
+
+fn add(conf: &mut RegistriesConf, path: &Path, text: &str) -> std::result::Result<(), Error> {
+    conf.add(text).map_err(|reason| Error::RegistriesConf { path: path.to_owned(), reason })
+}
+
+/// The text; `None` where there is no such file, or it is not ours to read.
+fn text_if_there(path: &Path) -> std::result::Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied => {
+                Ok(None)
+            }
+            _ => Err(Error::Disk(error)),
+        },
+    }
 }
 
 /// What needs neither files nor variables.

@@ -51,7 +51,7 @@ impl Download {
     ) -> Result<Self, Error> {
         let mut download = Self {
             client: client.clone(),
-            endpoints: client.endpoints(repository),
+            endpoints: client.endpoints(repository)?,
             what: format!("blob {digest} of {}", repository.name()),
             digest,
             size,

@@ -42,6 +42,12 @@ impl Endpoint {
         Self { host: api_host(&registry), registry, repository: String::new() }
     }
 
+    /// A repository, given as `host[:port]/repository`.
+    fn at(place: &str) -> Self {
+        let (registry, repository) = place.split_once('/').unwrap_or((place, ""));
+        Self { repository: repository.to_owned(), ..Self::of_registry(registry) }
+    }
+
     /// A mirror, given as `host[:port][/prefix]`.
     fn mirror(mirror: &str, reference: &Reference) -> Self {
         let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
@@ -64,18 +70,31 @@ fn api_host(registry: &str) -> String {
 }
 
 impl Client {
-    /// Where to read from: mirrors in their order, then the registry itself.
-    pub(super) fn endpoints(&self, reference: &Reference) -> Vec<Endpoint> {
+    /// Where to read from: mirrors in their order, then the registry itself, or what stands in for it.
+    /// There is always a last one, and its word counts.
+    pub(super) fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, Error> {
         let upstream = Endpoint::upstream(reference);
-        let mirrors = self.shared.options.mirrors.get(&upstream.registry);
-        let mut endpoints: Vec<Endpoint> = mirrors
-            .into_iter()
-            .flatten()
-            .filter(|_| self.mirrors)
-            .map(|mirror| Endpoint::mirror(mirror, reference))
-            .collect();
-        endpoints.push(upstream);
-        endpoints
+        let route = self.shared.options.conf.route(reference);
+        if let Some(prefix) = route.blocked_by {
+            return Err(Error::Blocked { reference: reference.to_string(), prefix });
+        }
+        let mut endpoints = Vec::new();
+        if self.mirrors {
+            let given = self.shared.options.mirrors.get(&upstream.registry);
+            let given = given.into_iter().flatten();
+            endpoints.extend(given.map(|mirror| Endpoint::mirror(mirror, reference)));
+            endpoints.extend(route.mirrors.iter().map(|place| Endpoint::at(place)));
+        }
+        endpoints.push(route.location.map_or(upstream, |place| Endpoint::at(&place)));
+        Ok(endpoints)
+    }
+
+    /// Where to write. Mirrors and other locations are for reading.
+    pub(super) fn target(&self, reference: &Reference) -> Result<Endpoint, Error> {
+        match self.shared.options.conf.route(reference).blocked_by {
+            Some(prefix) => Err(Error::Blocked { reference: reference.to_string(), prefix }),
+            None => Ok(Endpoint::upstream(reference)),
+        }
     }
 
     /// The address of something below `/v2/<repository>/`; of `/v2/` for a registry as a whole.

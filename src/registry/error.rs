@@ -138,6 +138,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The machine's files forbid it.
+    #[error("`{reference}` is blocked: registries.conf says so of `{prefix}`")]
+    Blocked {
+        /// What was asked for.
+        reference: String,
+        /// The rule.
+        prefix: String,
+    },
     /// The network is not to be used.
     #[error("{request} is needed, but the network is not to be used")]
     Offline {
@@ -209,7 +217,9 @@ impl Failure for Error {
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } | Self::Ambiguous { .. } => {
                 Kind::Integrity
             }
-            Self::Address(_) | Self::Target(_) | Self::Offline { .. } => Kind::Usage,
+            Self::Address(_) | Self::Target(_) | Self::Blocked { .. } | Self::Offline { .. } => {
+                Kind::Usage
+            }
             Self::File { .. } => Kind::Unexpected,
             _ => Kind::Remote,
         }

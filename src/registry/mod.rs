@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `endpoint` | where a registry's API is, and its mirrors |
+//! | `endpoint`, `registries_conf` | where a registry's API is, and its mirrors |
 //! | `call` | one request with authorisation, retries and redirects |
 //! | `auth`, `credentials`, `login` | who we are, and how we prove it |
 //! | `pull`, `download` | manifests and blobs in |
@@ -33,6 +33,7 @@ pub mod error;
 mod login;
 mod pull;
 mod push;
+pub mod registries_conf;
 mod session;
 mod upload;
 
@@ -51,6 +52,8 @@ pub struct Options {
     /// By registry, as in names (`docker.io`): `host[:port][/prefix]` of mirrors, asked in this order
     /// before the registry itself, for pulls only. A mirror never gets the registry's credentials.
     pub mirrors: BTreeMap<String, Vec<String>>,
+    /// What the machine's files say; its mirrors are asked after those of `mirrors`.
+    pub conf: registries_conf::RegistriesConf,
     /// `host[:port]` of registries and mirrors that are spoken to in plain HTTP. Loopback need not be
     /// named.
     pub insecure: BTreeSet<String>,
@@ -72,6 +75,7 @@ impl Default for Options {
         Self {
             keychain: credentials::Keychain::default(),
             mirrors: BTreeMap::new(),
+            conf: registries_conf::RegistriesConf::default(),
             insecure: BTreeSet::new(),
             offline: false,
             uploads: 4,
@@ -149,7 +153,8 @@ pub enum BlobBytes {
 
 impl Client {
     /// A client that has not spoken to anyone yet.
-    pub fn new(http: http::Client, options: Options) -> Self {
+    pub fn new(http: http::Client, mut options: Options) -> Self {
+        options.insecure.extend(options.conf.insecure());
         let trust = http::Trust { insecure: options.insecure.clone() };
         Self {
             shared: Arc::new(Shared {

@@ -56,11 +56,12 @@ impl Client {
     /// # Errors
     /// No registry gave an answer.
     pub async fn head_manifest(&self, reference: &Reference) -> Result<Option<Descriptor>, Error> {
-        for endpoint in self.endpoints(reference) {
+        let mut endpoints = self.endpoints(reference)?.into_iter().peekable();
+        while let Some(endpoint) = endpoints.next() {
             let path = format!("manifests/{}", wanted(reference));
             let call = Call::pull(&endpoint, Method::HEAD, path);
             match self.head(call, reference).await {
-                Ok(None) | Err(_) if !is_last(&endpoint, reference) => {}
+                Ok(None) | Err(_) if endpoints.peek().is_some() => {}
                 outcome => return outcome,
             }
         }
@@ -72,7 +73,7 @@ impl Client {
     /// # Errors
     /// The registry gave no answer.
     pub async fn head_target(&self, target: &Reference) -> Result<Option<Descriptor>, Error> {
-        let endpoint = Endpoint::upstream(target);
+        let endpoint = self.target(target)?;
         let path = format!("manifests/{}", wanted(target));
         self.head(Call::push(&endpoint, Method::HEAD, path), target).await
     }
@@ -112,14 +113,14 @@ impl Client {
     /// # Errors
     /// It is not there, is not what was asked for, or no registry gave an answer.
     pub async fn manifest(&self, reference: &Reference) -> Result<StoredManifest, Error> {
-        let upstream = Endpoint::upstream(reference);
-        for endpoint in self.endpoints(reference) {
-            match self.manifest_from(&endpoint, reference).await {
-                Err(_) if endpoint != upstream => {}
-                outcome => return outcome,
+        let mut endpoints = self.endpoints(reference)?;
+        let last = endpoints.pop().unwrap_or_else(|| Endpoint::upstream(reference));
+        for endpoint in endpoints {
+            if let Ok(stored) = self.manifest_from(&endpoint, reference).await {
+                return Ok(stored);
             }
         }
-        self.manifest_from(&upstream, reference).await
+        self.manifest_from(&last, reference).await
     }
 
     async fn manifest_from(
@@ -198,10 +199,6 @@ impl Client {
             Err(error) => Err(error),
         }
     }
-}
-
-fn is_last(endpoint: &Endpoint, reference: &Reference) -> bool {
-    *endpoint == Endpoint::upstream(reference)
 }
 
 fn accepting(call: Call<'_>) -> Call<'_> {

@@ -44,7 +44,7 @@ impl Client {
         mount_from: &[Reference],
     ) -> Result<Pushed, Error> {
         let digest = descriptor_digest(descriptor)?;
-        let endpoint = Endpoint::upstream(target);
+        let endpoint = self.target(target)?;
         let _pushing = self.pushing(&endpoint, digest).await;
         let meter = &self.shared.meter;
         if self.is_known(&endpoint, digest) {
@@ -83,7 +83,7 @@ impl Client {
         source: BlobBytes,
     ) -> Result<Pushed, Error> {
         let digest = descriptor_digest(descriptor)?;
-        let endpoint = Endpoint::upstream(target);
+        let endpoint = self.target(target)?;
         let _pushing = self.pushing(&endpoint, digest).await;
         let _permit = self.permit(&endpoint).await;
         self.finish(&endpoint, digest, descriptor, &source, None).await
@@ -119,7 +119,7 @@ impl Client {
         if target.digest().is_some_and(|named| *named != digest) {
             return Err(Error::Target(target.to_string()));
         }
-        let endpoint = Endpoint::upstream(target);
+        let endpoint = self.target(target)?;
         let path = format!("manifests/{}", wanted(target));
         let length = bytes.len() as u64;
         let call = Call::push(&endpoint, Method::PUT, path)

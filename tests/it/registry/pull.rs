@@ -169,3 +169,48 @@ async fn layers_come_into_the_store_also_past_a_lying_mirror_and_a_damaged_cache
     let left = fs_err::read_dir(world.store.root().join("tmp")).unwrap().count();
     assert_eq!(left, 0);
 }
+
+#[tokio::test]
+async fn registries_conf_says_where_to_read() {
+    let registry = FakeRegistry::start().await;
+    let mirror = FakeRegistry::start().await;
+    let stocked = stock(&registry, "a/b", Some("1"), 1, false);
+    stock(&mirror, "hub/b", Some("1"), 1, false);
+    let tag = reference(&registry, "a/b:1");
+    let pulling = |text: &str| {
+        let mut conf = assemble::registry::registries_conf::RegistriesConf::default();
+        conf.add(&text.replace("UP", &registry.address()).replace("MIRROR", &mirror.address()))
+            .unwrap();
+        client(Options { conf, ..Options::default() })
+    };
+
+    // First the mirror, and behind it the registry itself.
+    let client = pulling("[[registry]]\nprefix = 'UP/a'\nmirror = [{location = 'MIRROR/hub'}]");
+    assert_eq!(client.manifest(&tag).await.unwrap().bytes, stocked.manifest);
+    assert_eq!(mirror.lines(), ["GET /v2/hub/b/manifests/1"]);
+    assert_eq!(registry.log().len(), 0);
+    mirror.fault(Fault::status("*", "", 503, "UNAVAILABLE").always());
+    assert_eq!(client.manifest(&tag).await.unwrap().bytes, stocked.manifest);
+    let blob = layer(&stocked.layers[0]);
+    assert_eq!(read(&client, &tag, &blob).await.unwrap(), stocked.layers[0]);
+    mirror.heal();
+
+    // Another location stands in for reading, never for writing.
+    registry.clear_log();
+    let client = pulling("[[registry]]\nprefix = 'UP/a'\nlocation = 'MIRROR/hub'");
+    let head = client.head_manifest(&tag).await.unwrap().unwrap();
+    assert_eq!(descriptor_digest(&head).unwrap(), stocked.digest);
+    assert_eq!(registry.log().len(), 0);
+    client.head_target(&tag).await.unwrap();
+    assert_eq!(registry.lines(), ["HEAD /v2/a/b/manifests/1"]);
+
+    registry.clear_log();
+    let client = pulling("[[registry]]\nprefix = 'UP/a'\nblocked = true");
+    for error in
+        [client.manifest(&tag).await.unwrap_err(), client.head_target(&tag).await.unwrap_err()]
+    {
+        assert!(error.to_string().contains("is blocked"), "{error}");
+        assert_eq!(error.kind(), Kind::Usage);
+    }
+    assert_eq!(registry.log().len(), 0);
+}
