@@ -64,6 +64,10 @@ pub(super) struct Shared {
     /// Pull HOST's images from MIRROR first [also: $ASSEMBLE_MIRRORS, comma-separated]
     #[arg(long = "mirror", global = true, value_name = "HOST=MIRROR", help_heading = "Registries")]
     pub mirrors: Vec<String>,
+    /// Read this base from an OCI layout on disk: a folder, or a tar of one
+    #[arg(long = "base-layout", global = true, value_name = "REF=PATH")]
+    #[arg(help_heading = "Registries")]
+    pub base_layouts: Vec<String>,
     /// Speak plain HTTP to this registry (loopback needs no flag)
     #[arg(long = "plain-http", global = true, value_name = "HOST", help_heading = "Registries")]
     pub plain_http: Vec<String>,

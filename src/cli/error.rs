@@ -37,6 +37,8 @@ pub(super) enum Error {
     CellExists { path: String },
     #[error("`{}` is no registries.conf: {reason}", path.display())]
     RegistriesConf { path: PathBuf, reason: String },
+    #[error("the reference is not usable")]
+    Reference(#[source] crate::oci::reference::ParseError),
     #[error("no password on standard input")]
     NoPassword,
     #[error("no folder for credentials: none of REGISTRY_AUTH_FILE, DOCKER_CONFIG and HOME is set")]

@@ -12,6 +12,7 @@ use super::environment::Environment;
 use super::error::Error;
 use crate::error::{Doing, Result};
 use crate::http;
+use crate::registry::layouts::Layouts;
 use crate::registry::registries_conf::RegistriesConf;
 use crate::registry::{self, credentials};
 use crate::store::Store;
@@ -55,9 +56,22 @@ pub(super) fn registries(
         keychain: keychain(environment)?,
         mirrors: mirrors(shared, environment).doing(|| "start".into())?,
         conf: conf(environment).doing(|| "read registries.conf".into())?,
+        layouts: layouts(shared)?,
         sessions: Some(store.root().join("uploads")),
         ..plain(shared)
     })
+}
+
+/// The bases that lie on this disk.
+fn layouts(shared: &Shared) -> Result<Layouts> {
+    let mut layouts = Layouts::default();
+    for text in &shared.base_layouts {
+        let doing = || format!("use --base-layout {text}");
+        let (reference, path) = key_value(text, "--base-layout REF=PATH").doing(doing)?;
+        let reference = reference.parse().map_err(Error::Reference).doing(doing)?;
+        layouts.add(reference, Path::new(&path)).doing(doing)?;
+    }
+    Ok(layouts)
 }
 
 /// The machine's and the person's `registries.conf`, and what lies in the folders beside them, in the

@@ -10,6 +10,7 @@ use reqwest::{Method, Response};
 use super::call::Call;
 use super::cost::add;
 use super::endpoint::Endpoint;
+use super::layouts::Reading;
 use super::{Client, Error};
 use crate::http;
 use crate::oci::digest::DigestWriter;
@@ -30,6 +31,8 @@ pub(super) struct Download {
     /// Only where all bytes pass by.
     hasher: Option<DigestWriter<io::Sink>>,
     response: Option<Response>,
+    /// A blob on this disk, which needs no endpoint.
+    local: Option<Reading>,
     /// Bytes of the response that were given already.
     skip: u64,
     /// Failures since something was given, and altogether.
@@ -58,13 +61,16 @@ impl Download {
             offset,
             hasher: (offset == 0).then(|| DigestWriter::new(io::sink())),
             response: None,
+            local: client.shared.options.layouts.open(repository, &digest, size, offset).await?,
             skip: 0,
             failures: 0,
             resumptions: 0,
             ended_early: false,
             over: false,
         };
-        if size > offset {
+        if let Some(local) = &download.local {
+            download.what.clone_from(&local.what);
+        } else if size > offset {
             download.open().await?;
         }
         Ok(download)
@@ -139,6 +145,16 @@ impl Download {
     async fn step(&mut self) -> Result<Option<Bytes>, Error> {
         if self.size == self.offset {
             return self.verified().map(|()| None);
+        }
+        if let Some(local) = &mut self.local {
+            return match local.piece().await? {
+                Some(chunk) => self.accept(chunk).await,
+                None => Err(Error::SizeMismatch {
+                    what: self.what.clone(),
+                    expected: self.size,
+                    found: self.offset,
+                }),
+            };
         }
         loop {
             let Some(response) = &mut self.response else {

@@ -129,7 +129,7 @@ pub enum Error {
         /// How.
         reason: String,
     },
-    /// A local file that was to be uploaded cannot be read.
+    /// A local file that was to be uploaded, or to stand in for a registry, cannot be read.
     #[error("cannot read `{}`", path.display())]
     File {
         /// The file.
@@ -137,6 +137,14 @@ pub enum Error {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// A file that was to be an OCI image layout is none, or holds another image.
+    #[error("`{}` cannot be used: {reason}", path.display())]
+    Layout {
+        /// The folder or tar.
+        path: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// The machine's files forbid it.
     #[error("`{reference}` is blocked: registries.conf says so of `{prefix}`")]
@@ -217,9 +225,11 @@ impl Failure for Error {
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } | Self::Ambiguous { .. } => {
                 Kind::Integrity
             }
-            Self::Address(_) | Self::Target(_) | Self::Blocked { .. } | Self::Offline { .. } => {
-                Kind::Usage
-            }
+            Self::Address(_)
+            | Self::Target(_)
+            | Self::Blocked { .. }
+            | Self::Layout { .. }
+            | Self::Offline { .. } => Kind::Usage,
             Self::File { .. } => Kind::Unexpected,
             _ => Kind::Remote,
         }

@@ -9,7 +9,7 @@
 //! | `endpoint`, `registries_conf` | where a registry's API is, and its mirrors |
 //! | `call` | one request with authorisation, retries and redirects |
 //! | `auth`, `credentials`, `login` | who we are, and how we prove it |
-//! | `pull`, `download` | manifests and blobs in |
+//! | `pull`, `download`, `layouts` | manifests and blobs in |
 //! | `push`, `upload` | manifests and blobs out |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +30,7 @@ pub mod credentials;
 mod download;
 mod endpoint;
 pub mod error;
+pub mod layouts;
 mod login;
 mod pull;
 mod push;
@@ -54,6 +55,8 @@ pub struct Options {
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// What the machine's files say; its mirrors are asked after those of `mirrors`.
     pub conf: registries_conf::RegistriesConf,
+    /// Images on this disk that are read instead of the registry's.
+    pub layouts: layouts::Layouts,
     /// `host[:port]` of registries and mirrors that are spoken to in plain HTTP. Loopback need not be
     /// named.
     pub insecure: BTreeSet<String>,
@@ -76,6 +79,7 @@ impl Default for Options {
             keychain: credentials::Keychain::default(),
             mirrors: BTreeMap::new(),
             conf: registries_conf::RegistriesConf::default(),
+            layouts: layouts::Layouts::default(),
             insecure: BTreeSet::new(),
             offline: false,
             uploads: 4,

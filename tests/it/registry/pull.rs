@@ -1,12 +1,17 @@
 //! Reading: references, mirrors, bases.
 
+use std::path::Path;
+
 use assemble::base;
 use assemble::error::{Failure as _, Kind};
 use assemble::oci::{Digest, Platform, descriptor_digest, media_type};
-use assemble::registry::Options;
+use assemble::registry::layouts::Layouts;
+use assemble::registry::{BlobBytes, Options};
 use serde_json::json;
 
-use super::{client, layer, mirrors, noise, read, reference, stock, stock_index, world};
+use super::{
+    Stocked, client, descriptor, layer, mirrors, noise, read, reference, stock, stock_index, world,
+};
 use crate::support::registry::{Action, FakeRegistry, Fault};
 
 fn amd64() -> Platform {
@@ -213,4 +218,83 @@ async fn registries_conf_says_where_to_read() {
         assert_eq!(error.kind(), Kind::Usage);
     }
     assert_eq!(registry.log().len(), 0);
+}
+
+/// An image as an OCI layout in `folder`, under the name that `skopeo copy … oci:folder:1` gives.
+fn layout_of(folder: &Path, stocked: &Stocked, registry: &FakeRegistry) {
+    let blobs = folder.join("blobs/sha256");
+    fs_err::create_dir_all(&blobs).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&stocked.manifest).unwrap();
+    let mut parts = vec![stocked.manifest.clone()];
+    parts.extend(stocked.layers.iter().cloned());
+    let config = manifest["config"]["digest"].as_str().unwrap().parse().unwrap();
+    parts.push(registry.blob("a/b", &config).unwrap().to_vec());
+    for part in parts {
+        fs_err::write(blobs.join(Digest::of(&part).hex()), part).unwrap();
+    }
+    fs_err::write(folder.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
+    let mut image =
+        serde_json::to_value(descriptor(media_type::OCI_MANIFEST, &stocked.manifest)).unwrap();
+    image["annotations"] = json!({"org.opencontainers.image.ref.name": "1"});
+    let mut other = serde_json::to_value(descriptor(media_type::OCI_MANIFEST, b"other")).unwrap();
+    other["annotations"] = json!({"org.opencontainers.image.ref.name": "2"});
+    let index = json!({"schemaVersion": 2, "manifests": [image, other]});
+    fs_err::write(folder.join("index.json"), index.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn a_base_on_disk_stands_in_for_its_reference() {
+    let registry = FakeRegistry::start().await;
+    let stocked = stock(&registry, "a/b", Some("1"), 1, false);
+    let tag = reference(&registry, "a/b:1");
+    let folder = tempfile::tempdir().unwrap();
+    let layout = folder.path().join("layout");
+    layout_of(&layout, &stocked, &registry);
+    let archive = folder.path().join("layout.tar");
+    let mut tar = tar::Builder::new(fs_err::File::create(&archive).unwrap());
+    tar.append_dir_all(".", &layout).unwrap();
+    tar.finish().unwrap();
+    registry.clear_log();
+
+    for (number, path) in [&layout, &archive].into_iter().enumerate() {
+        let mut layouts = Layouts::default();
+        layouts.add(tag.clone(), path).unwrap();
+        let options = Options { layouts: layouts.clone(), offline: true, ..Options::default() };
+        let world = world(&folder.path().join(number.to_string()), options);
+        let base = base::fetch(&tag, None, &amd64(), &world).await.unwrap();
+        assert_eq!(base.digest, stocked.digest);
+        base::fetch_layers(&base, &world).await.unwrap();
+        for layer in &stocked.layers {
+            assert!(world.store.verify(&Digest::of(layer)).unwrap());
+        }
+        let other = reference(&registry, "a/b:2");
+        assert!(base::fetch(&other, None, &amd64(), &world).await.is_err());
+
+        // It is pushed straight from there, too.
+        let target = FakeRegistry::start().await;
+        let pushing = client(Options { layouts, ..Options::default() });
+        let blob = layer(&stocked.layers[0]);
+        let from = BlobBytes::Registry(tag.clone());
+        pushing.push_blob(&reference(&target, "x:1"), &blob, from, &[]).await.unwrap();
+        assert_eq!(target.blob("x", &Digest::of(&stocked.layers[0])).unwrap(), stocked.layers[0]);
+    }
+    assert_eq!(registry.lines(), Vec::<String>::new());
+
+    // What is damaged is found out, and is not had from elsewhere behind the person's back.
+    let damaged = layout.join("blobs/sha256").join(Digest::of(&stocked.layers[1]).hex());
+    fs_err::write(&damaged, noise(5, stocked.layers[1].len())).unwrap();
+    let mut layouts = Layouts::default();
+    layouts.add(tag.clone(), &layout).unwrap();
+    let lying = world(&folder.path().join("lying"), Options { layouts, ..Options::default() });
+    let base = base::fetch(&tag, None, &amd64(), &lying).await.unwrap();
+    let error = base::fetch_layers(&base, &lying).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Integrity);
+    assert!(error.to_string().contains("layout"), "{error}");
+
+    for (path, reference) in
+        [("absent", &tag), ("cache", &tag), ("layout", &reference(&registry, "a/b:3"))]
+    {
+        let error = Layouts::default().add(reference.clone(), &folder.path().join(path));
+        assert!(error.is_err(), "{path}");
+    }
 }
