@@ -111,6 +111,9 @@ pub async fn fetch(
         None => digest(reference, world).await?,
     };
     let mut stored = read_manifest(reference, named, world).await?;
+    for warning in world.registry.take_warnings() {
+        world.progress.notice(&warning);
+    }
     let mut selected = None;
     if is_index(&stored.descriptor) {
         let chosen = select::select_manifest(&stored.bytes, platform);

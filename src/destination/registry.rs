@@ -118,6 +118,9 @@ pub async fn push(
                 .any(|(other, tag)| tag.existing && other.name() == reference.name());
         push_one(artifact, reference, complete, world).await?;
     }
+    for warning in world.registry.take_warnings() {
+        world.progress.notice(&warning);
+    }
     let cost = world.registry.cost().since(&before);
     Ok(PushReport { digest, tags, cost })
 }

@@ -177,6 +177,7 @@ impl Client {
                 }
                 Err(error) => return Err(error.into()),
             };
+            self.shared.warnings.hear(&call.endpoint.registry, response.headers());
             let status = response.status();
             if status.is_success() || call.expected.contains(&status.as_u16()) {
                 return Ok(response);
@@ -224,6 +225,7 @@ impl Client {
         *request.body_mut() = Some(streamed.body);
         let http = &self.shared.http;
         let mut response = http.send_once(request, Some(&streamed.watch)).await?;
+        self.shared.warnings.hear(&call.endpoint.registry, response.headers());
         let status = response.status();
         if status.is_success() || call.expected.contains(&status.as_u16()) {
             return Ok(response);

@@ -10,7 +10,8 @@
 //! | `call` | one request with authorisation, retries and redirects |
 //! | `auth`, `credentials`, `login` | who we are, and how we prove it |
 //! | `pull`, `download`, `layouts` | manifests and blobs in |
-//! | `push`, `upload` | manifests and blobs out |
+//! | `push`, `upload`, `referrers` | manifests and blobs out |
+//! | `warnings` | what registries want people to know |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -34,12 +35,15 @@ pub mod layouts;
 mod login;
 mod pull;
 mod push;
+mod referrers;
 pub mod registries_conf;
 mod session;
 mod upload;
+mod warnings;
 
 pub use cost::Cost;
 pub use error::Error;
+pub use referrers::Referred;
 
 /// A manifest or an image index is at most this long: 4 MiB, as registries have it
 /// (distribution-spec, *Pushing Manifests*).
@@ -106,6 +110,7 @@ struct Shared {
     trust: http::Trust,
     authorizer: auth::Authorizer,
     meter: cost::Meter,
+    warnings: warnings::Warnings,
     /// Loopback hosts that turned out to speak TLS, or not.
     schemes: Mutex<BTreeMap<String, endpoint::Scheme>>,
     /// Which repositories are known to hold a blob: `(registry, digest)` → repositories.
@@ -167,6 +172,7 @@ impl Client {
                 trust,
                 authorizer: auth::Authorizer::default(),
                 meter: cost::Meter::default(),
+                warnings: warnings::Warnings::default(),
                 schemes: Mutex::default(),
                 holders: Mutex::default(),
                 pushing: Mutex::default(),

@@ -81,6 +81,18 @@ impl Client {
         self.head(Call::push(&endpoint, Method::HEAD, path), target).await
     }
 
+    /// As [`Self::manifest`], of the registry itself in the role of a pusher.
+    pub(super) async fn target_manifest(
+        &self,
+        target: &Reference,
+    ) -> Result<StoredManifest, Error> {
+        let endpoint = self.target(target)?;
+        let path = format!("manifests/{}", wanted(target));
+        let call = accepting(Call::push(&endpoint, Method::GET, path));
+        let response = self.call(call.about(format!("manifest {target}"))).await?;
+        self.read_manifest(response, target).await
+    }
+
     async fn head(
         &self,
         call: Call<'_>,

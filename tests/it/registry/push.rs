@@ -4,7 +4,7 @@ use assemble::destination::registry::push;
 use assemble::error::{Failure as _, Kind};
 use assemble::image::{Artifact, BlobSource, Image, ImageLayer};
 use assemble::oci::{Descriptor, Digest, Reference, media_type};
-use assemble::registry::{BlobBytes, Client, Options, Pushed};
+use assemble::registry::{BlobBytes, Client, Options, Pushed, Referred};
 use assemble::world::World;
 use serde_json::json;
 
@@ -505,4 +505,72 @@ async fn a_manifest_goes_under_its_own_digest_only() {
         client.push_manifest(&target, media_type::OCI_MANIFEST, manifest.into()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
     assert_eq!(registry.log().len(), 0);
+}
+
+/// A manifest about `subject`: an artifact without layers.
+fn about(subject: &Digest, number: u32) -> Vec<u8> {
+    json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_MANIFEST,
+        "artifactType": "application/vnd.example.sbom",
+        "config": descriptor("application/vnd.oci.empty.v1+json", b"{}"),
+        "layers": [],
+        "subject": {"mediaType": media_type::OCI_MANIFEST, "digest": subject, "size": 7},
+        "annotations": {"number": number.to_string()},
+    })
+    .to_string()
+    .into_bytes()
+}
+
+#[tokio::test]
+async fn a_referrer_is_found_from_its_subject() {
+    let registry = FakeRegistry::start().await;
+    registry.put_blob("a/b", b"{}".to_vec());
+    let client = client(Options::default());
+    let repository = reference(&registry, "a/b:1");
+    let subject = Digest::of(b"the image");
+    let push = |number| {
+        client.push_referrer(&repository, media_type::OCI_MANIFEST, about(&subject, number).into())
+    };
+
+    registry.set_habits(Habits { referrers: true, ..Habits::default() });
+    assert_eq!(push(0).await.unwrap().1, Referred::ByRegistry);
+    assert!(registry.tags("a/b").is_empty());
+
+    registry.set_habits(Habits::default());
+    for (number, how) in [(1, Referred::ByTag), (2, Referred::ByTag), (1, Referred::Existing)] {
+        let (digest, referred) = push(number).await.unwrap();
+        assert_eq!((digest, referred), (Digest::of(&about(&subject, number)), how));
+    }
+    let tag = format!("sha256-{}", subject.hex());
+    let (kind, index) = registry.manifest("a/b", &tag).unwrap();
+    assert_eq!(kind, media_type::OCI_INDEX);
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let entries = index["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    assert_eq!(entries[1]["annotations"]["number"], "2");
+    assert_eq!(entries[1]["artifactType"], "application/vnd.example.sbom");
+    assert_eq!(entries[1]["digest"], Digest::of(&about(&subject, 2)).to_string());
+
+    for refused in [&b"{}"[..], b"text"] {
+        let bytes = refused.to_vec().into();
+        let outcome = client.push_referrer(&repository, media_type::OCI_MANIFEST, bytes).await;
+        assert!(outcome.is_err());
+    }
+}
+
+#[tokio::test]
+async fn what_a_registry_warns_of_is_told_once() {
+    let registry = FakeRegistry::start().await;
+    stock(&registry, "a/b", Some("1"), 1, false);
+    let warning = Action::Header("warning".into(), "299 - \"quota is low\"".into());
+    registry.fault(Fault::on("*", "", warning).always());
+    let client = client(Options::default());
+    let tag = reference(&registry, "a/b:1");
+    client.manifest(&tag).await.unwrap();
+    client.manifest(&tag).await.unwrap();
+    let told = client.take_warnings();
+    assert_eq!(told, [format!("{} says: quota is low", registry.address())]);
+    client.manifest(&tag).await.unwrap();
+    assert!(client.take_warnings().is_empty());
 }

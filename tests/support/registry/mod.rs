@@ -209,6 +209,8 @@ pub(crate) struct Habits {
     pub(crate) read_only: bool,
     /// `OAuth2` POST at the token endpoint; otherwise 404.
     pub(crate) oauth: bool,
+    /// Manifests with a subject are listed by it, and the answer says so.
+    pub(crate) referrers: bool,
     /// `expires_in` of tokens, in seconds; left out if 0.
     pub(crate) expires_in: u64,
 }
@@ -224,6 +226,7 @@ impl Default for Habits {
             ignores_ranges: false,
             read_only: false,
             oauth: true,
+            referrers: false,
             expires_in: 300,
         }
     }
@@ -350,6 +353,11 @@ impl FakeRegistry {
             repository.tags.insert(tag.to_owned(), digest);
         }
         digest
+    }
+
+    /// Forgets a repository, its manifests and tags.
+    pub(crate) fn forget(&self, repository: &str) {
+        self.state().repositories.remove(repository);
     }
 
     /// The media type and bytes behind a tag or digest.

@@ -437,6 +437,7 @@ fn put_manifest(
         return error(400, "DIGEST_INVALID");
     }
     let immutable = state.habits.immutable_tags;
+    let subject = document["subject"]["digest"].as_str().filter(|_| state.habits.referrers);
     let entry = state.repositories.entry(repository.to_owned()).or_default();
     let digests = |list: &serde_json::Value| -> Vec<Digest> {
         list.as_array()
@@ -463,7 +464,11 @@ fn put_manifest(
         };
     }
     entry.manifests.insert(digest, (content_type, Bytes::copy_from_slice(body)));
-    Response::builder()
+    let builder = match subject {
+        Some(subject) => Response::builder().header("oci-subject", subject),
+        None => Response::builder(),
+    };
+    builder
         .status(201)
         .header("location", format!("/v2/{repository}/manifests/{digest}"))
         .header("docker-content-digest", digest.to_string())
