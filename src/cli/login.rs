@@ -9,9 +9,9 @@ use super::environment::Environment;
 use super::error::Error;
 use super::network;
 use crate::error::{Doing, Result};
+use crate::registry;
 use crate::registry::credentials::keep::{self, Account};
 use crate::registry::credentials::{Credential, Keychain, Role, Secret};
-use crate::registry::{self};
 use crate::world::Progress;
 
 /// More than any token: Amazon's have two kibibytes.
@@ -52,8 +52,8 @@ pub(super) async fn login(
     let repository = account.to_string();
     let repository = repository.split_once('/').map_or("", |(_, path)| path);
     for role in [Role::Pull, Role::Push] {
-        let used = keychain.credential(role, account.registry(), repository).await.doing(doing)?;
-        if used != credential {
+        let shown = keychain.credential(role, account.registry(), repository).await.doing(doing)?;
+        if shown != credential {
             let verb = if role == Role::Pull { "pull" } else { "push" };
             let places = keychain.looked_in(role).join(", ");
             progress.notice(&format!(
