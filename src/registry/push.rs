@@ -218,7 +218,8 @@ impl Client {
         let named = mount_from
             .iter()
             // A mirror that is the target itself has what it serves, too.
-            .flat_map(|from| self.endpoints(from))
+            .filter_map(|from| self.endpoints(from).ok())
+            .flatten()
             .filter(|from| from.registry == endpoint.registry)
             .map(|from| from.repository);
         let holders = self.shared.holders.lock().unwrap_or_else(PoisonError::into_inner);
