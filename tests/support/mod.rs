@@ -2,6 +2,7 @@
 
 pub(crate) mod package_index;
 pub(crate) mod registry;
+pub(crate) mod token_server;
 pub(crate) mod tools;
 
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ use assemble::registry::{BlobBytes, Client, Options, Pushed};
 use serde_json::json;
 
 use super::{client, descriptor, http_with, layer, noise, read};
+use crate::support::token_server::TokenServer;
 use crate::support::{require_tool, tool};
 
 /// A running registry; it is stopped when this is dropped.
@@ -287,4 +288,44 @@ async fn an_independent_client_reads_what_was_pushed() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let ours = client.manifest(&name.parse().unwrap()).await.unwrap();
     assert_eq!(output.stdout, ours.bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_server() {
+    if !require_tool("docker-registry") || !require_tool("openssl") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = TokenServer::start(folder.path(), "user", "password").await;
+    let served = serve(folder.path(), &tokens.config()).await;
+    let keychain = |password: &str| {
+        let password = Secret::new(password);
+        let credential = Credential::Password { user: "user".into(), password };
+        [Role::Pull, Role::Push].into_iter().fold(Keychain::default(), |keys, role| {
+            keys.with_identity(role, &served.address, credential.clone())
+        })
+    };
+    let known = client(Options { keychain: keychain("password"), ..Options::default() });
+    round_trip(&known, &served.address, &folder.path().join("layer")).await;
+    // One token to push, one to pull, one to mount: a token is used as long as it is good.
+    let scopes = tokens.scopes();
+    assert!(scopes.contains(&"repository:mine/app:pull,push".to_owned()), "{scopes:?}");
+    assert!(scopes.contains(&"repository:mine/other:pull,push".to_owned()), "{scopes:?}");
+    assert!(scopes.len() < 8, "{scopes:?}");
+
+    let target: Reference = format!("{}/mine/app:1", served.address).parse().unwrap();
+    for keychain in [Keychain::default(), keychain("wrong")] {
+        let stranger = client(Options { keychain, ..Options::default() });
+        let error = stranger.manifest(&target).await.unwrap_err();
+        assert!(error.to_string().starts_with("no token"), "{error}");
+    }
+    let Some(skopeo) = tool("skopeo") else { return };
+    let name = format!("docker://{target}");
+    let output = tokio::process::Command::new(skopeo)
+        .args(["inspect", "--raw", "--tls-verify=false", "--creds", "user:password", &name])
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout, known.manifest(&target).await.unwrap().bytes);
 }
