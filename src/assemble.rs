@@ -57,29 +57,33 @@ pub struct AssembledImage {
     pub checked: gate::Report,
 }
 
+/// How often one cell is begun again because something in the cache was damaged.
+const MOST_HEALINGS: usize = 8;
+
 /// Assembles one cell, from the base image to the places it is written to.
 ///
-/// The same request, lock and base digest give the same image digest on any machine. What earlier
-/// runs kept is verified when it is written; if it is damaged, it is fetched or made again, once.
+/// The same request, lock and base digest give the same image digest on any machine. What was damaged
+/// in the cache is made anew.
 ///
 /// # Errors
 /// Any room's, with what was being done.
 pub async fn assemble(request: &Request, world: &World) -> Result<Assembled> {
+    for _ in 0..MOST_HEALINGS {
+        match attempt(request, world).await {
+            Err(error) if error.heals() => {
+                let cell = &request.cell.path;
+                world.progress.notice(&format!("the cache was damaged: {cell} is begun again"));
+            }
+            outcome => return outcome,
+        }
+    }
+    attempt(request, world).await
+}
+
+async fn attempt(request: &Request, world: &World) -> Result<Assembled> {
     let cell = &request.cell;
     let (artifact, images) = make(request, world).await?;
-    let written = match write(&artifact, request, world).await {
-        Err(error) => {
-            let on_disk = request.destinations.iter().any(Destination::is_on_disk);
-            let lacking = destination::lacks_blobs(&artifact, on_disk, world).await;
-            if !lacking.doing(|| format!("look through the cache for {}", cell.path))? {
-                return Err(error);
-            }
-            world.progress.notice("something in the cache was damaged, and is made again");
-            let (artifact, _) = make(request, world).await?;
-            write(&artifact, request, world).await?
-        }
-        Ok(written) => written,
-    };
+    let written = write(&artifact, request, world).await?;
     Ok(Assembled {
         cell: cell.path.clone(),
         reference: cell.reference.to_string(),

@@ -62,6 +62,12 @@ pub trait Failure: std::error::Error + Send + Sync + 'static {
     fn hint(&self) -> Option<String> {
         None
     }
+
+    /// Whether something on this disk was found damaged and is gone now, so that the same thing done
+    /// again makes it anew.
+    fn heals(&self) -> bool {
+        false
+    }
 }
 
 /// A failure and what was being done when it happened.
@@ -83,6 +89,11 @@ impl Error {
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
         self.failure.kind()
+    }
+
+    /// Whether doing it again heals it: see [`Failure::heals`].
+    pub fn heals(&self) -> bool {
+        self.failure.heals()
     }
 
     /// Advice, if there is any.

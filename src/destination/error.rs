@@ -110,6 +110,14 @@ impl Failure for Error {
         }
     }
 
+    fn heals(&self) -> bool {
+        match self {
+            Self::Absent(_) | Self::Damaged { .. } => true,
+            Self::Registry(error) => error.heals(),
+            _ => false,
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::Write { .. } => Some("free space or choose another place to write to".into()),

@@ -16,7 +16,7 @@ use fs_err as fs;
 use serde_json::{Value, json};
 
 use crate::image::validate::Valid;
-use crate::image::{Artifact, BlobSource, Image};
+use crate::image::{Artifact, Image};
 use crate::oci::digest::DigestWriter;
 use crate::oci::{Descriptor, Digest, Reference, descriptor_digest, media_type};
 use crate::request::Destination;
@@ -71,30 +71,6 @@ pub async fn write(
         }
     }
     Ok(written)
-}
-
-/// Reads all blobs of the artifact that the store has, and removes those that are damaged. Whether
-/// any of its own layers, or, if `base_too`, of the base's, is not there now.
-///
-/// # Errors
-/// The disk said no.
-pub async fn lacks_blobs(
-    artifact: &Artifact,
-    base_too: bool,
-    world: &World,
-) -> Result<bool, Error> {
-    let mut wanted = Vec::new();
-    for layer in artifact.images.iter().flat_map(|image| &image.layers) {
-        if base_too || layer.source == BlobSource::Store {
-            let digest = descriptor_digest(&layer.descriptor).map_err(crate::image::Error::from)?;
-            wanted.push(digest);
-        }
-    }
-    let store = world.store.clone();
-    let verified = tokio::task::spawn_blocking(move || {
-        wanted.iter().try_fold(false, |lacks, digest| Ok(!store.verify(digest)? || lacks))
-    });
-    verified.await.map_err(Error::Thread)?
 }
 
 /// What was written to disk.

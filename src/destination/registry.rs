@@ -26,6 +26,15 @@ pub enum Error {
     /// The cache failed us.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// A layer in the cache is not what its name says.
+    #[error("layer {digest} was damaged in the cache")]
+    Damaged {
+        /// Its name.
+        digest: Digest,
+        /// What the upload found.
+        #[source]
+        source: registry::Error,
+    },
     /// A digest in a document is not one we can check.
     #[error(transparent)]
     Digest(#[from] digest::ParseError),
@@ -39,6 +48,7 @@ impl Failure for Error {
         match self {
             Self::Registry(error) => error.kind(),
             Self::Store(error) => error.kind(),
+            Self::Damaged { .. } => Kind::Integrity,
             Self::Digest(_) | Self::Manifest(_) => Kind::Unexpected,
         }
     }
@@ -47,8 +57,13 @@ impl Failure for Error {
         match self {
             Self::Registry(error) => error.hint(),
             Self::Store(error) => error.hint(),
+            Self::Damaged { .. } => Some("it was removed: run the same command again".into()),
             Self::Digest(_) | Self::Manifest(_) => None,
         }
+    }
+
+    fn heals(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
     }
 }
 
@@ -214,8 +229,8 @@ async fn push_layer(
     let from = match &layer.source {
         BlobSource::Store => {
             let file = BlobBytes::File(file);
-            let pushed =
-                push_blob(&world.registry, target, &layer.descriptor, file, &[], need).await?;
+            let pushed = push_blob(&world.registry, target, &layer.descriptor, file, &[], need);
+            let pushed = pushed.await.or_else(|error| damaged(error, digest, world))?;
             report(layer, pushed, target, world);
             return Ok(());
         }
@@ -242,6 +257,16 @@ async fn push_layer(
         }
     }
     damaged.map_or(Ok(()), Err)
+}
+
+/// What is wrong in the cache is taken out of it, or every run would find the same.
+fn damaged(error: Error, digest: Digest, world: &World) -> Result<Pushed, Error> {
+    match error {
+        Error::Registry(source) if !world.store.verify(&digest)? => {
+            Err(Error::Damaged { digest, source })
+        }
+        error => Err(error),
+    }
 }
 
 async fn push_blob(

@@ -117,6 +117,10 @@ impl Failure for Error {
         }
     }
 
+    fn heals(&self) -> bool {
+        matches!(self, Self::Absent(_))
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),

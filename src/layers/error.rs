@@ -292,6 +292,10 @@ impl Failure for Error {
         }
     }
 
+    fn heals(&self) -> bool {
+        matches!(self, Self::Absent { .. } | Self::Segment { .. })
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),

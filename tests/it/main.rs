@@ -12,6 +12,9 @@ mod architecture;
 /// How the other modules run the program.
 #[cfg(test)]
 mod command;
+/// Killed at any moment, two at once, a damaged cache.
+#[cfg(test)]
+mod crash;
 /// Stripped, linked, compiled: nothing is harmed (needs the public package index).
 #[cfg(test)]
 mod deviations;
