@@ -82,7 +82,7 @@ pub async fn assemble(request: &Request, world: &World) -> Result<Assembled> {
 
 async fn attempt(request: &Request, world: &World) -> Result<Assembled> {
     let cell = &request.cell;
-    let (artifact, images) = make(request, world).await?;
+    let (artifact, images) = Box::pin(make(request, world)).await?;
     let written = write(&artifact, request, world).await?;
     Ok(Assembled {
         cell: cell.path.clone(),

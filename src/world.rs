@@ -71,11 +71,19 @@ impl Work {
     }
 
     /// Times what `doing` does. The time goes to `progress` and nowhere else.
-    pub async fn time<T>(self, progress: &dyn Progress, doing: impl Future<Output = T>) -> T {
-        let begin = Instant::now();
-        let done = doing.await;
-        progress.spent(self, begin.elapsed());
-        done
+    pub fn time<T>(
+        self,
+        progress: &dyn Progress,
+        doing: impl Future<Output = T>,
+    ) -> impl Future<Output = T> {
+        // Boxed: it would be in the caller's future twice.
+        let doing = Box::pin(doing);
+        async move {
+            let begin = Instant::now();
+            let done = doing.await;
+            progress.spent(self, begin.elapsed());
+            done
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is seen while a run works: bars on a terminal, plain lines elsewhere, nothing with `-q`.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,10 +48,12 @@ impl Terminal {
     pub(super) fn timings(&self, whole: Duration) -> String {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = state.spent.iter().map(|(work, time)| (work.name(), *time));
-        lines
-            .chain([("all", whole)])
-            .map(|(name, time)| format!("{name:10} {:>10.1} ms\n", time.as_secs_f64() * 1000.0))
-            .collect()
+        let mut text = String::new();
+        for (name, time) in lines.chain([("all", whole)]) {
+            // `writeln!` to a String cannot fail.
+            let _never = writeln!(text, "{name:10} {:>10.1} ms", time.as_secs_f64() * 1000.0);
+        }
+        text
     }
 
     fn line(&self, message: &str) {

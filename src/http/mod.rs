@@ -273,18 +273,17 @@ impl Client {
     fn client_for(&self, url: &Url) -> Result<reqwest::Client, Error> {
         let host = redirect::host_and_port(url);
         let mut by_host = self.shared.by_host.lock().unwrap_or_else(PoisonError::into_inner);
-        let special = match by_host.get(&host) {
-            Some(known) => known.clone(),
-            None => {
-                let special = certificates::host_client(
-                    &self.shared.options,
-                    &host,
-                    &self.shared.names,
-                    redirect::is_loopback(url),
-                )?;
-                by_host.insert(host, special.clone());
-                special
-            }
+        let special = if let Some(known) = by_host.get(&host) {
+            known.clone()
+        } else {
+            let special = certificates::host_client(
+                &self.shared.options,
+                &host,
+                &self.shared.names,
+                redirect::is_loopback(url),
+            )?;
+            by_host.insert(host, special.clone());
+            special
         };
         special.map_or_else(|| self.common(url).cloned(), Ok)
     }

@@ -49,7 +49,7 @@ pub const LAYER_MTIME: u64 = 315_532_800;
 /// | 9 | 12.38 | 1.55 | 78.4 | 8.4 |
 ///
 /// Only 9 makes a layer that is no larger than gzip -6 does, and a layer is made once and pulled
-/// many times.
+/// many times. Being cut into segments costs it 0.1 %: 11.92 MB for 39.6 MB of tar, gzip -6 11.99.
 const LEVEL: u32 = 9;
 
 /// Folders whose mode is not 0755 in any Linux base. An entry for a folder of the base replaces its

@@ -132,13 +132,13 @@ pub(in crate::layers) fn compress<T: Send>(
     let work = || {
         while let Some(task) = pool.next() {
             match task {
-                Task::Piece(piece) => pool.compress(piece, store),
+                Task::Piece(piece) => pool.compress(&piece, store),
                 Task::Tree(number) => {
                     let result = tree(number).and_then(|(tree, rest)| {
                         let cutter =
                             Cutter { pool: &pool, store, number, pieces: 0, bytes: vec![] };
                         let failed = |source| Error::Write { path: store.root().into(), source };
-                        append_files(&tree, cutter).and_then(Cutter::finish).map_err(failed)?;
+                        append_files(&tree, cutter).map_err(failed)?.finish();
                         Ok(rest)
                     });
                     let mut state = pool.lock();
@@ -237,7 +237,7 @@ impl<T> Pool<T> {
         }
     }
 
-    fn compress(&self, piece: Piece, store: &Store) {
+    fn compress(&self, piece: &Piece, store: &Store) {
         let segment = keep(&piece.bytes, store);
         self.lock().segments.insert((piece.tree, piece.number), segment);
     }
@@ -250,7 +250,7 @@ impl<T> Pool<T> {
             self.changed.notify_one();
         } else {
             drop(state);
-            self.compress(piece, store);
+            self.compress(&piece, store);
         }
     }
 }
@@ -272,11 +272,10 @@ impl<T> Cutter<'_, T> {
         self.pool.offer(piece, self.store);
     }
 
-    fn finish(mut self) -> io::Result<()> {
+    fn finish(mut self) {
         if !self.bytes.is_empty() {
             self.cut();
         }
-        Ok(())
     }
 }
 
