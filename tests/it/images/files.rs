@@ -53,7 +53,7 @@ async fn its_wheels_install(path: &'static str) {
     let store = Store::open(cache).unwrap();
     let http = http::Client::new(http::Options::default()).unwrap();
     let config = Config::from_sources(&Sources::default()).unwrap();
-    let index = Client::new(http, config, store.clone());
+    let index = Client::new(http.raw().clone(), config, store.clone());
     for platform in &cell.platforms {
         let target = Target::new(&lock.inputs.python, &lock.inputs.os, platform).unwrap();
         let tags = target.tags();
@@ -78,11 +78,8 @@ async fn its_wheels_install(path: &'static str) {
                 requested: false,
             });
         }
-        let options = Options {
-            scheme: Scheme::for_base(minor(cell.python())),
-            treatment: Treatment::default(),
-            compiler: None,
-        };
+        let scheme = Scheme::for_base(minor(cell.python()));
+        let options = Options { scheme, treatment: Treatment::default(), compiler: None };
         let made = layers::python(&wheels, &options, &BTreeMap::new(), &store, 2).unwrap();
         assert_eq!(made.installed.len(), wheels.len());
         assert!(made.installed.iter().any(|figures| figures.has_native), "{path}");
