@@ -19,6 +19,7 @@ use crate::recipe::Cell;
 use crate::recipe::lock::{BasePin, Inputs, Lock};
 use crate::request::{Destination, Request};
 use crate::resolve::{self, Question};
+use crate::size;
 use crate::world::{Work, World};
 
 /// What became of one cell.
@@ -45,6 +46,10 @@ pub struct AssembledImage {
     pub platform: Platform,
     /// The manifest's digest.
     pub digest: Digest,
+    /// What it stands on: `docker.io/library/python:3.13-alpine3.24@sha256:…`.
+    pub base: String,
+    /// Whether the lock pins that. If not, the same build may give another image tomorrow.
+    pub base_pinned: bool,
     /// Config and all layers, compressed.
     pub size: u64,
     /// The layers on top of the base, compressed.
@@ -122,6 +127,8 @@ async fn make(request: &Request, world: &World) -> Result<(Artifact, Vec<Assembl
         reports.push(AssembledImage {
             platform: platform.clone(),
             digest: image.digest(),
+            base: base.reference.with_digest(base.digest).to_string(),
+            base_pinned: plan.base.pinned,
             size: image.size(),
             added_size: made.layers.iter().map(|layer| layer.descriptor.size()).sum(),
             added_uncompressed_size: made.layers.iter().map(|l| l.uncompressed_size).sum(),
@@ -155,21 +162,34 @@ pub async fn plan(request: &Request, world: &World) -> Result<Vec<Plan>> {
     Ok(plans)
 }
 
+/// What the bytes of one platform's image are: its layers are made, nothing is written anywhere.
+///
+/// # Errors
+/// As [`assemble`], and the base's layers must be there to be weighed.
+pub async fn weigh(request: &Request, platform: &Platform, world: &World) -> Result<size::Report> {
+    let doing = || format!("weigh {} for {platform}", request.cell.path);
+    let base = stand_on(request, platform, world).await?;
+    let plan = plan::plan(request, &base).doing(doing)?;
+    let made = layers::build(&plan, request, &base, world).await.doing(doing)?;
+    base::fetch_layers(&base, world).await.doing(doing)?;
+    let store = world.store.clone();
+    let weighed = tokio::task::spawn_blocking(move || {
+        size::weigh(&plan, &base, &made.layers, &made.installed, &store)
+    });
+    match weighed.await {
+        Ok(report) => report.doing(doing),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
 async fn stand_on(request: &Request, platform: &Platform, world: &World) -> Result<Base> {
     let cell = &request.cell;
     let pin = request.lock.base.as_ref().map(|pin| &pin.digest);
     let fetching = base::fetch(&cell.base, pin, platform, world);
-    let base = Work::Fetch
+    Work::Fetch
         .time(&*world.progress, fetching)
         .await
-        .doing(|| format!("read the base {} for {platform}", cell.base))?;
-    if pin.is_none() {
-        world.progress.notice(&format!(
-            "the base is not pinned: {} is {} today (`assemble lock --base {}` pins it)",
-            base.reference, base.digest, cell.path
-        ));
-    }
-    Ok(base)
+        .doing(|| format!("read the base {} for {platform}", cell.base))
 }
 
 /// What a lock keeps of an older one, and what it may use.

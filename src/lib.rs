@@ -13,6 +13,7 @@ pub mod layers;
 pub mod plan;
 pub mod recipe;
 pub mod resolve;
+pub mod size;
 
 pub mod http;
 pub mod oci;

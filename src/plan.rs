@@ -33,6 +33,8 @@ pub struct Plan {
     /// The image's name.
     #[serde(serialize_with = "as_text")]
     pub reference: Reference,
+    /// The floating tags that go with it when it is pushed.
+    pub floating: Vec<String>,
     /// What it runs on.
     pub platform: Platform,
     /// What it stands on.
@@ -367,6 +369,12 @@ pub fn plan(request: &Request, base: &Base) -> Result<Plan, Error> {
     Ok(Plan {
         cell: request.cell.path.clone(),
         reference: request.cell.reference.clone(),
+        floating: request
+            .cell
+            .floating
+            .iter()
+            .filter_map(|reference| reference.tag().map(str::to_owned))
+            .collect(),
         platform: platform.clone(),
         base: planned_base,
         distributions,

@@ -12,8 +12,10 @@
 //! failure may damage it. Every read of a blob is verified to its last byte: a damaged file is removed
 //! and reported as absent, so that it is fetched or built again.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_err as fs;
 use tempfile::{NamedTempFile, TempDir};
@@ -26,7 +28,16 @@ use crate::oci::digest::DigestWriter;
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    turns: Arc<Mutex<Turns>>,
 }
+
+/// Whoever holds one is making what the kind and the key name.
+type Turns = BTreeMap<(&'static str, Digest), Arc<tokio::sync::Mutex<()>>>;
+
+/// Nobody else in this process who asks for the same turn has it, until it is dropped.
+#[derive(Debug)]
+#[must_use = "the turn ends when it is dropped"]
+pub struct Turn(#[expect(dead_code, reason = "it is held")] tokio::sync::OwnedMutexGuard<()>);
 
 /// Why the cache could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +95,7 @@ impl Store {
     /// # Errors
     /// The folders cannot be made.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
-        let store = Self { root: root.into() };
+        let store = Self { root: root.into(), turns: Arc::default() };
         for folder in ["blobs/sha256", "keyed", "trees", "tmp"] {
             fs::create_dir_all(store.root.join(folder)).map_err(|e| store.disk(e))?;
         }
@@ -94,6 +105,19 @@ impl Store {
     /// The folder everything lies in.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Waits until nobody else who shares this opened cache is making what `kind` and `key` name.
+    ///
+    /// Cells are made side by side and want the same wheels, base layers and builds. Whoever is going
+    /// to make something takes its turn first, and then looks again whether it is there by now.
+    /// Several turns may be held at once only in the order: a build, the base's tree, a blob.
+    pub async fn turn(&self, kind: &'static str, key: &Digest) -> Turn {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry((kind, *key)).or_default())
+        };
+        Turn(turn.lock_owned().await)
     }
 
     fn disk(&self, source: io::Error) -> Error {
@@ -356,5 +380,20 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
         assert_eq!(store.record("wheel", &record).unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn turns_are_taken_one_after_the_other() {
+        let (_folder, store) = store();
+        let key = key(&[b"a wheel"]);
+        let turn = store.turn("sdist", &key).await;
+        // Other things can be made meanwhile, by whoever shares the store.
+        drop(store.clone().turn("blob", &key).await);
+        let other = store.clone();
+        let waiting = tokio::spawn(async move { drop(other.turn("sdist", &key).await) });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(turn);
+        waiting.await.unwrap();
     }
 }

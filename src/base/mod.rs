@@ -66,7 +66,8 @@ impl Base {
 }
 
 /// The digest of what a reference names today, without reading it: its own digest, else what the
-/// registry says about the tag.
+/// registry said about the tag when it was first asked in this run, so that all platforms and all
+/// cells stand on the same base.
 ///
 /// # Errors
 /// There is no such tag, or the registry could not be asked.
@@ -75,7 +76,7 @@ pub async fn digest(reference: &Reference, world: &World) -> Result<Digest, Erro
         return Ok(*digest);
     }
     let key = store::key(&[reference.to_string().as_bytes()]);
-    let found = match world.registry.head_manifest(reference).await {
+    let found = match world.registry.tagged_manifest(reference).await {
         Ok(found) => found,
         Err(offline @ registry::Error::Offline { .. }) => {
             let record = world.store.record(TAGS, &key)?;
@@ -158,6 +159,7 @@ pub async fn fetch(
 /// The base's root file system, unpacked once into the cache by confined extraction: layers are
 /// fetched into the store, verified by digest and `diff_id`, and applied bottom first.
 pub async fn rootfs(base: &Base, world: &World) -> Result<PathBuf, Error> {
+    let _turn = world.store.turn("rootfs", &rootfs::key(&base.diff_ids)).await;
     if let Some(there) = rootfs::unpacked(&base.diff_ids, &world.store) {
         return Ok(there);
     }
@@ -201,6 +203,7 @@ pub async fn fetch_layers(base: &Base, world: &World) -> Result<(), Error> {
 /// Streams a blob into the store. A mirror that gave other bytes is not believed a second time.
 async fn fetch_blob(reference: &Reference, blob: &Descriptor, world: &World) -> Result<(), Error> {
     let digest = checkable(reference, blob)?;
+    let _turn = world.store.turn("blob", &digest).await;
     if world.store.verify(&digest)? {
         return Ok(());
     }
@@ -247,6 +250,7 @@ async fn read_manifest(
     world: &World,
 ) -> Result<StoredManifest, Error> {
     let pinned = reference.with_digest(digest);
+    let _turn = world.store.turn("blob", &digest).await;
     if let Some(bytes) = world.store.read(&digest)? {
         return Ok(StoredManifest::from_bytes(bytes.into(), &pinned)?);
     }

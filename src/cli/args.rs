@@ -103,7 +103,7 @@ pub(super) struct Shared {
 }
 
 /// Flags of the default command.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Assemble {
     /// Which cells: a path below matrix/, a tag, or a prefix of either [default: all]
     #[arg(value_name = "CELL")]
@@ -156,10 +156,70 @@ pub(super) enum Command {
     Login(Login),
     /// Forget a registry's credentials
     Logout(Logout),
+    /// Show how every cell stands, or give them to a CI system as jobs
+    Matrix(Matrix),
+    /// Show what an image's bytes are: by distribution, or as a page to explore
+    Size(Size),
+}
+
+/// Flags of `matrix`.
+#[derive(Debug, Args)]
+pub(super) struct Matrix {
+    /// Which cells [default: all]
+    #[arg(value_name = "CELL")]
+    pub cells: Vec<String>,
+    /// Ask the registry what the cells' tags name now
+    #[arg(long)]
+    pub published: bool,
+    /// Only cells of this kind; several must all hold
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub only: Vec<Only>,
+    /// Print the cells as jobs of a CI system
+    #[arg(long, value_enum)]
+    pub format: Option<MatrixFormat>,
+}
+
+/// Which cells `matrix` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Only {
+    /// The lock fits the recipe
+    Locked,
+    /// The recipe has changed since the lock was made
+    Stale,
+    /// There is no lock
+    NoLock,
+    /// The lock does not pin the base
+    Unpinned,
+    /// The registry has no such tag (asks it)
+    Unpublished,
+}
+
+/// Who is to run the cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum MatrixFormat {
+    /// One line of JSON for `strategy: matrix: ${{ fromJSON(…) }}`
+    Github,
+    /// YAML with a hidden job `.cells` for a child pipeline
+    Gitlab,
+}
+
+/// Flags of `size`.
+#[derive(Debug, Args)]
+pub(super) struct Size {
+    /// Which cell (one)
+    #[arg(value_name = "CELL")]
+    pub cell: String,
+    /// Which of the cell's platforms [default: its first]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Write a page with a treemap to this file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 /// Flags of `lock`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct Lock {
     /// Which cells [default: all]
     #[arg(value_name = "CELL")]
@@ -179,6 +239,9 @@ pub(super) struct Lock {
     /// Pin the base image too: its tag's digest now
     #[arg(long)]
     pub base: bool,
+    /// Go on with the other cells when one fails
+    #[arg(long)]
+    pub keep_going: bool,
 }
 
 /// Flags of `plan`.
@@ -195,6 +258,9 @@ pub(super) struct New {
     /// The cell's path below matrix/
     #[arg(value_name = "CELL")]
     pub cell: String,
+    /// Pin the base image too: its tag's digest now
+    #[arg(long)]
+    pub base: bool,
 }
 
 /// Flags of `login`.

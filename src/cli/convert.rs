@@ -136,15 +136,15 @@ pub(super) fn lock_of(recipe: &Recipe, cell: &Cell) -> Result<Lock> {
     Ok(lock)
 }
 
-/// One request per selected cell.
+/// One request per selected cell, in the matrix's order, or why that cell cannot be made.
 ///
 /// # Errors
-/// A flag that does not fit, or a cell without a fitting lock.
+/// A flag that does not fit.
 pub(super) fn requests(
     recipe: &Recipe,
     flags: &Assemble,
     environment: &Environment,
-) -> Result<Vec<Request>> {
+) -> Result<Vec<(String, Result<Request>)>> {
     let doing = || "understand the command line".to_owned();
     let cells = recipe.matrix.select(&flags.cells).doing(|| "select cells".into())?;
     if flags.digest_file.is_some() && cells.len() > 1 {
@@ -158,21 +158,19 @@ pub(super) fn requests(
         .collect::<std::result::Result<_, _>>()
         .doing(doing)?;
     let several = cells.len() > 1;
-    cells
-        .into_iter()
-        .map(|cell| {
-            Ok(Request {
-                lock: lock_of(recipe, cell)?,
-                platforms: platforms(cell, flags).doing(doing)?,
-                created,
-                check: !flags.no_check,
-                annotations: BTreeMap::clone(&annotations),
-                destinations: destinations(cell, flags, several),
-                layers: Vec::<Layer>::clone(&recipe.layers),
-                cell: cell.clone(),
-            })
+    let request = |cell: &Cell| {
+        Ok(Request {
+            lock: lock_of(recipe, cell)?,
+            platforms: platforms(cell, flags).doing(doing)?,
+            created,
+            check: !flags.no_check,
+            annotations: BTreeMap::clone(&annotations),
+            destinations: destinations(cell, flags, several),
+            layers: Vec::<Layer>::clone(&recipe.layers),
+            cell: cell.clone(),
         })
-        .collect()
+    };
+    Ok(cells.into_iter().map(|cell| (cell.path.clone(), request(cell))).collect())
 }
 
 /// `SOURCE_DATE_EPOCH`, whole seconds (the reproducible-builds specification); anything else is an
@@ -225,7 +223,7 @@ fn destinations(cell: &Cell, flags: &Assemble, several: bool) -> Vec<Destination
         });
     }
     if flags.push {
-        destinations.push(Destination::Registry(vec![cell.reference.clone()]));
+        destinations.push(Destination::Registry(cell.references()));
     }
     destinations
 }
@@ -272,20 +270,32 @@ pub(super) fn lock_text(lock: &Lock) -> std::result::Result<String, Error> {
     lock.to_toml().map_err(|error| Error::Disk(std::io::Error::other(error)))
 }
 
-/// Writes a file beside its place and renames it: it is complete, or as it was.
+/// Writes a file beside its place and renames it: it is complete, or as it was. Folders that had to
+/// be made for it do not stay without it.
 pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
-    super::make_parent(path)?;
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_data()?;
-    make_readable(file.as_file())?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    let missing: Vec<_> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
+    let write = || {
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_data()?;
+        make_readable(file.as_file())?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    let outcome = write();
+    if outcome.is_err() {
+        // Deepest first; a folder that somebody else uses by now is not empty and stays.
+        for folder in missing {
+            let _used = fs::remove_dir(folder);
+        }
+    }
+    outcome
 }
 
 /// Temporary files are private; what is left for others has the mode of an ordinary file.

@@ -43,6 +43,8 @@ pub(super) enum Error {
     NoPassword,
     #[error("no folder for credentials: none of REGISTRY_AUTH_FILE, DOCKER_CONFIG and HOME is set")]
     NoLoginFile,
+    #[error("{failed} of {of} cells failed")]
+    Cells { failed: usize, of: usize, worst: Kind, not_begun: usize },
     #[error("interrupted")]
     Interrupted,
 }
@@ -57,6 +59,7 @@ impl Failure for Error {
             Self::NoLock { .. } | Self::LockWouldChange { .. } => Kind::Drift,
             Self::Disk(_) => Kind::Unexpected,
             Self::Interrupted => Kind::Interrupted,
+            Self::Cells { worst, .. } => *worst,
             _ => Kind::Usage,
         }
     }
@@ -68,6 +71,9 @@ impl Failure for Error {
             }
             Self::CellExists { path } => {
                 Some(format!("run `assemble lock {path}` to lock it anew"))
+            }
+            Self::Cells { not_begun: 1.., .. } => {
+                Some("--keep-going makes the other cells all the same".into())
             }
             Self::NoSuchPlatform { .. } => {
                 Some("add it to `platforms` in matrix.toml or cell.toml, and lock again".into())

@@ -2,13 +2,17 @@
 //! environment.
 
 mod args;
+mod cells;
 mod convert;
 mod environment;
 mod error;
 mod login;
+mod matrix;
 mod network;
 mod progress;
 mod report;
+mod size;
+mod table;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -17,7 +21,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
-use fs_err as fs;
 use pep508_rs::PackageName;
 use serde::Serialize;
 
@@ -88,6 +91,8 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
             Command::New(_) => "new",
             Command::Login(_) => "login",
             Command::Logout(_) => "logout",
+            Command::Matrix(_) => "matrix",
+            Command::Size(_) => "size",
         };
         if !assemble.cells.is_empty() {
             return Err(Error::CellsBeforeCommand(name))
@@ -106,54 +111,74 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
     let world = convert::world(shared, &environment, terminal.clone())?;
     let recipe = Recipe::open(&shared.root).doing(|| "read the recipe".into())?;
     match command {
-        None => assemble_cells(&recipe, assemble, shared, &environment, &world).await,
+        None => assemble_cells(&recipe, assemble, shared, &environment, &world, terminal).await,
         Some(Command::Plan(flags)) => {
             let requests = convert::requests(&recipe, &flags.assemble, &environment)?;
             let mut plans = Vec::new();
-            for request in &requests {
-                plans.extend(assemble::plan(request, &world).await?);
+            for (_cell, request) in requests {
+                plans.extend(assemble::plan(&request?, &world).await?);
             }
             print(shared, &plans, |plans| plans.iter().map(report::plan).collect())
         }
-        Some(Command::Lock(flags)) => {
-            let cells = recipe.matrix.select(&flags.cells).doing(|| "select cells".into())?;
-            let upgrade_packages = flags
-                .upgrade_package
-                .iter()
-                .map(|name| name.parse().map_err(|_ignored| Error::ProjectName(name.clone())))
-                .collect::<std::result::Result<Vec<PackageName>, _>>()
-                .doing(|| "understand the command line".into())?;
-            let exclude_newer = flags
-                .exclude_newer
-                .as_deref()
-                .map(convert::end_of)
-                .transpose()
-                .doing(|| "understand the command line".into())?;
-            for cell in cells {
-                let options = LockOptions {
-                    older: convert::older_lock(&recipe, cell)?,
-                    upgrade: flags.upgrade,
-                    upgrade_packages: upgrade_packages.clone(),
-                    exclude_newer,
-                    pin_base: flags.base,
-                };
-                lock_cell(&recipe, cell, &options, flags.check, &world).await?;
-            }
-            Ok(())
-        }
-        Some(Command::New(flags)) => {
-            let doing = || format!("make {}", flags.cell);
-            let path = flags.cell.trim_end_matches('/');
-            let path = path.strip_prefix("matrix/").unwrap_or(path);
-            let cell = recipe.matrix.cell(path, Exceptions::default()).doing(doing)?;
-            if recipe.matrix.cells.iter().any(|there| there.path == cell.path) {
-                return Err(Error::CellExists { path: cell.path }).doing(doing);
-            }
-            lock_cell(&recipe, &cell, &LockOptions::default(), false, &world).await
-        }
+        Some(Command::Lock(flags)) => lock_cells(recipe, flags, world, terminal).await,
+        Some(Command::New(flags)) => new_cell(&recipe, flags, &world).await,
+        Some(Command::Matrix(flags)) => matrix::run(&recipe, flags, shared, &world).await,
+        Some(Command::Size(flags)) => size::run(&recipe, flags, shared, &environment, &world).await,
         // They need neither recipe nor cache, and were done above.
         Some(Command::Login(_) | Command::Logout(_)) => Ok(()),
     }
+}
+
+/// Locks the selected cells, several at once.
+async fn lock_cells(
+    recipe: Recipe,
+    flags: &args::Lock,
+    world: World,
+    terminal: &Terminal,
+) -> Result<()> {
+    let understand = || "understand the command line".to_owned();
+    let cells = recipe.matrix.select(&flags.cells).doing(|| "select cells".into())?;
+    let upgrade_packages = flags
+        .upgrade_package
+        .iter()
+        .map(|name| name.parse().map_err(|_ignored| Error::ProjectName(name.clone())))
+        .collect::<std::result::Result<Vec<PackageName>, _>>()
+        .doing(understand)?;
+    let exclude_newer =
+        flags.exclude_newer.as_deref().map(convert::end_of).transpose().doing(understand)?;
+    let cells: Vec<_> = cells.into_iter().map(|cell| (cell.path.clone(), cell.clone())).collect();
+    let (recipe, parallel) = (Arc::new(recipe), world.parallel);
+    let check = flags.check;
+    // Whoever only checks wants to hear of every lock that would change.
+    let outcomes = cells::each(cells, parallel, flags.keep_going || check, |cell: Cell| {
+        let (recipe, world) = (Arc::clone(&recipe), world.clone());
+        let options = LockOptions {
+            older: None,
+            upgrade: flags.upgrade,
+            upgrade_packages: upgrade_packages.clone(),
+            exclude_newer,
+            pin_base: flags.base,
+        };
+        async move {
+            let older = convert::older_lock(&recipe, &cell)?;
+            lock_cell(&recipe, &cell, &LockOptions { older, ..options }, check, &world).await
+        }
+    })
+    .await;
+    outcomes.verdict("lock the matrix", terminal)
+}
+
+/// Makes a cell that was not there and locks it. A cell that cannot be locked leaves nothing behind.
+async fn new_cell(recipe: &Recipe, flags: &args::New, world: &World) -> Result<()> {
+    let doing = || format!("make {}", flags.cell);
+    let path = flags.cell.strip_prefix("./").unwrap_or(&flags.cell).trim_end_matches('/');
+    let path = path.strip_prefix("matrix/").unwrap_or(path);
+    let cell = recipe.matrix.cell(path, Exceptions::default()).doing(doing)?;
+    if let Some(twin) = recipe.matrix.cells.iter().find(|twin| twin.reference == cell.reference) {
+        return Err(Error::CellExists { path: twin.path.clone() }).doing(doing);
+    }
+    let options = LockOptions { pin_base: flags.base, ..LockOptions::default() };
+    lock_cell(recipe, &cell, &options, false, world).await
 }
 
 /// Locks one cell and writes the lock beside the old one, then renames it; or checks it.
@@ -180,6 +205,7 @@ async fn lock_cell(
         };
     }
     convert::write_beside(&path, text.as_bytes()).map_err(Error::Disk).doing(doing)?;
+    let changes = if options.older.is_some() { changes } else { Vec::new() };
     for change in &changes {
         world.progress.notice(&format!("{}: {change}", cell.path));
     }
@@ -227,39 +253,45 @@ async fn assemble_cells(
     shared: &Shared,
     environment: &Environment,
     world: &World,
+    terminal: &Terminal,
 ) -> Result<()> {
-    let mut done: Vec<Assembled> = Vec::new();
-    let mut worst: Option<crate::Error> = None;
-    for request in convert::requests(recipe, flags, environment)? {
-        match assemble::assemble(&request, world).await {
-            Ok(result) => done.push(result),
-            Err(error) if flags.keep_going => {
-                world.progress.notice(&report::error(&error));
-                // The worst is the one with the highest exit code: integrity beats a bad network.
-                if worst.as_ref().is_none_or(|worst| worst.kind() < error.kind()) {
-                    worst = Some(error);
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    if let (Some(path), [only]) = (&flags.digest_file, done.as_slice()) {
+    let requests = convert::requests(recipe, flags, environment)?;
+    let several = requests.len() > 1;
+    let outcomes = cells::each(requests, world.parallel, flags.keep_going, |request| {
+        let world = world.clone();
+        async move { assemble::assemble(&request?, &world).await }
+    })
+    .await;
+    if let (Some(path), [only]) = (&flags.digest_file, outcomes.done.as_slice()) {
         convert::write_beside(path, only.digest.to_string().as_bytes())
             .map_err(Error::Disk)
             .doing(|| "write the digest".into())?;
     }
-    let result = Results { images: &done, cost: world.registry.cost() };
-    print(shared, &result, |result| {
-        result.images.iter().map(report::assembled).collect::<String>()
-            + &report::cost(&result.cost)
-    })?;
-    worst.map_or(Ok(()), Err)
+    let result = Results {
+        images: &outcomes.done,
+        failed: outcomes.failures(),
+        cost: world.registry.cost(),
+    };
+    if several || !outcomes.done.is_empty() {
+        terminal.clear();
+        print(shared, &result, |result| {
+            let images = if several {
+                report::summary(&outcomes)
+            } else {
+                result.images.iter().map(report::assembled).collect()
+            };
+            images + &report::cost(&result.cost)
+        })?;
+    }
+    outcomes.verdict("assemble all cells", terminal)
 }
 
 /// What `--json` prints for the default command.
 #[derive(Serialize)]
 struct Results<'a> {
     images: &'a [Assembled],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failed: Vec<cells::Failed>,
     cost: crate::registry::Cost,
 }
 
@@ -273,12 +305,4 @@ fn print<T: Serialize>(shared: &Shared, value: &T, text: impl Fn(&T) -> String) 
         text(value)
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(Error::Disk).doing(doing)
-}
-
-/// Makes the folder a file goes into, if it is missing.
-fn make_parent(path: &std::path::Path) -> std::io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => fs::create_dir_all(parent),
-        _ => Ok(()),
-    }
 }

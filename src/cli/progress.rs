@@ -56,10 +56,18 @@ impl Terminal {
         text
     }
 
+    /// Shows an error, however quiet it is to be.
+    pub(super) fn error(&self, message: &str) {
+        self.write(message);
+    }
+
     fn line(&self, message: &str) {
-        if self.quiet {
-            return;
+        if !self.quiet {
+            self.write(message);
         }
+    }
+
+    fn write(&self, message: &str) {
         self.bars.suspend(|| {
             // A closed standard error is nobody's failure.
             let _closed = writeln!(std::io::stderr(), "{message}");

@@ -3,6 +3,8 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 
+use super::cells::{Outcomes, failed_word};
+use super::table::table;
 use crate::assemble::Assembled;
 use crate::error::Error;
 use crate::plan::{Content, DEVIATIONS, Deviations, Plan};
@@ -52,6 +54,7 @@ pub(super) fn plan(plan: &Plan) -> String {
         let _never = writeln!(text, "{:indent$}{words}", "");
     };
     line(0, format!("{} for {}", plan.reference, plan.platform));
+    plan.floating.iter().for_each(|tag| line(2, format!("also tagged {tag}")));
     let pinned = if plan.base.pinned { "pinned" } else { "not pinned" };
     line(2, format!("base {}", plan.base.reference));
     line(4, format!("{} ({pinned})", plan.base.digest));
@@ -216,8 +219,56 @@ pub(super) fn assembled(result: &Assembled) -> String {
             size(image.added_uncompressed_size)
         );
     }
+    if let Some(image) = result.images.iter().find(|image| !image.base_pinned) {
+        let _never = writeln!(
+            text,
+            "  the base is not pinned: {} today (`assemble lock --base {}` pins it)",
+            image.base, result.cell
+        );
+    }
     for place in &result.written {
         let _never = writeln!(text, "  {place}");
+    }
+    text
+}
+
+/// What became of several cells: one line for each image or failure, then where the images are.
+pub(super) fn summary(outcomes: &Outcomes<Assembled>) -> String {
+    let mut rows: Vec<[String; 6]> = Vec::new();
+    let many = outcomes.done.iter().any(|result| result.images.len() > 1);
+    for result in &outcomes.done {
+        for image in &result.images {
+            let platform = if many { image.platform.to_string() } else { String::new() };
+            let pinned = if image.base_pinned { "pinned" } else { "not pinned" };
+            rows.push([
+                result.cell.clone(),
+                platform,
+                super::matrix::short(&image.digest),
+                size(image.size),
+                size(image.added_size),
+                pinned.to_owned(),
+            ]);
+        }
+    }
+    for (cell, error) in &outcomes.failed {
+        let blank = String::new;
+        rows.push([cell.clone(), blank(), failed_word(error.kind()), blank(), blank(), blank()]);
+    }
+    // Both halves are in the matrix's order, which is that of the paths.
+    rows.sort_by(|a, b| a[0].cmp(&b[0]));
+    let mut text = table(["CELL", "PLATFORM", "DIGEST", ">SIZE", ">ADDED", "BASE"], &rows);
+    let places = outcomes.done.iter().flat_map(|result| &result.written);
+    for (number, place) in places.enumerate() {
+        let _never = writeln!(text, "{}  {place}", if number == 0 { "written:\n" } else { "" });
+    }
+    let open = outcomes.done.iter().filter(|result| result.images.iter().any(|i| !i.base_pinned));
+    let open: Vec<&str> = open.map(|result| result.cell.as_str()).collect();
+    if !open.is_empty() {
+        let _never = writeln!(
+            text,
+            "bases that are not pinned may be others tomorrow: `assemble lock --base {}` pins them",
+            open.join(" ")
+        );
     }
     text
 }

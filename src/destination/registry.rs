@@ -199,10 +199,9 @@ async fn push_blobs(
     for image in &artifact.images {
         configs.insert(image.config_digest, image);
     }
-    stream::iter(configs.into_values().map(|image| push_config(image, target, need, world)))
-        .buffered(world.parallel.max(1))
-        .try_collect::<()>()
-        .await
+    let configs: Vec<_> =
+        configs.into_values().map(|image| push_config(image, target, need, world)).collect();
+    stream::iter(configs).buffered(world.parallel.max(1)).try_collect::<()>().await
 }
 
 async fn push_config(
@@ -305,7 +304,7 @@ async fn push_manifests(
     let media_type = |descriptor: &Descriptor| descriptor.media_type().to_string();
     if let Some((index, descriptor)) = &artifact.index {
         if !complete {
-            stream::iter(artifact.images.iter().map(|image| async {
+            let manifests = artifact.images.iter().map(|image| async {
                 let digest = descriptor_digest(&image.descriptor)?;
                 let target = reference.with_digest(digest);
                 let bytes = Bytes::copy_from_slice(&image.manifest);
@@ -314,10 +313,11 @@ async fn push_manifests(
                     .await
                     .map_err(Error::from)
                     .map(|_digest| ())
-            }))
-            .buffered(world.parallel.max(1))
-            .try_collect::<()>()
-            .await?;
+            });
+            stream::iter(manifests.collect::<Vec<_>>())
+                .buffered(world.parallel.max(1))
+                .try_collect::<()>()
+                .await?;
         }
         let bytes = Bytes::copy_from_slice(index);
         registry.push_manifest(reference, &media_type(descriptor), bytes).await?;

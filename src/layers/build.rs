@@ -124,11 +124,14 @@ async fn python_layer(
     let options =
         Options { scheme: Scheme::for_base(plan.base.python_minor()), treatment, compiler };
     let key = kept::layer_key(&wheels, &options);
+    // Cells that want the same layer at the same time: one makes it, the others find it.
+    let _turn = world.store.turn("layer", &key).await;
     let (layer, installed) = if let Some(kept) = kept::layer(&key, created_by, &world.store)? {
         kept
     } else {
         let wheels_of_lock = plan.distributions.iter().filter(|file| file.is_wheel());
-        let wanted = wheels_of_lock.map(|d| (&d.name, d.file_name.as_str(), d.sha256, d.size));
+        let wanted =
+            wheels_of_lock.map(|d| (d.name.clone(), d.file_name.clone(), d.sha256, d.size));
         let fetching = fetch(wanted.collect(), world);
         Work::Fetch.time(&*world.progress, fetching).await?;
         let bytecode = bytecode(&wheels, &options, base, world).await?;
@@ -203,6 +206,7 @@ async fn files_layer(
     world: &World,
 ) -> Result<Layer, Error> {
     let key = kept::tree_key(&tree.known());
+    let _turn = world.store.turn("layer", &key).await;
     if let Some((layer, _)) = kept::layer(&key, created_by, &world.store)? {
         return Ok(layer);
     }
@@ -231,16 +235,16 @@ async fn on_thread<T: Send + 'static>(
 }
 
 /// A file of the lock: whose it is, its name, its digest and its size.
-type Wanted<'a> = (&'a PackageName, &'a str, Digest, u64);
+type Wanted = (PackageName, String, Digest, u64);
 
 /// Files of the lock, into the store.
-async fn fetch(wanted: Vec<Wanted<'_>>, world: &World) -> Result<(), Error> {
+async fn fetch(wanted: Vec<Wanted>, world: &World) -> Result<(), Error> {
     stream::iter(wanted)
         .map(|(name, file_name, sha256, size)| async move {
             if !world.store.blob_path(&sha256).exists() {
                 world.progress.step(&format!("fetching {file_name}"));
             }
-            world.package_index.fetch(name, file_name, Some(&sha256), Some(size)).await
+            world.package_index.fetch(&name, &file_name, Some(&sha256), Some(size)).await
         })
         .buffer_unordered(world.parallel.max(LEAST_DOWNLOADS))
         .try_for_each(|_stored| async { Ok(()) })
@@ -272,25 +276,28 @@ async fn wheel_of(
         rootfs_key: base::rootfs::key(&base.diff_ids),
         env: BTreeMap::new(),
     };
+    // Other cells may want the same wheel now.
+    let turn = world.store.turn("sdist", &request.key()).await;
     let wheel = if let Some(wheel) = sdist::cached(&request, &world.store)? {
         wheel
     } else {
         let own = (
-            &distribution.name,
-            distribution.file_name.as_str(),
+            distribution.name.clone(),
+            distribution.file_name.clone(),
             distribution.sha256,
             distribution.size,
         );
         let needs = distribution
             .build
             .iter()
-            .map(|need| (&need.name, need.file_name.as_str(), need.sha256, need.size));
+            .map(|need| (need.name.clone(), need.file_name.clone(), need.sha256, need.size));
         fetch(std::iter::once(own).chain(needs).collect(), world).await?;
         world.progress.step("unpacking the base for its Python");
         let rootfs = base::rootfs(base, world).await?;
         world.progress.step(&format!("building {}", distribution.file_name));
         sdist::build(&request, &rootfs, &world.store, &world.sandbox).await?
     };
+    drop(turn);
     if wheel.pure_fallback {
         world.progress.notice(&format!(
             "{} {} was built as pure Python: its C parts are optional, and there is no compiler",

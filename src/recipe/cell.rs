@@ -26,12 +26,20 @@ pub struct Cell {
     pub platforms: Vec<Platform>,
     /// From `cell.toml`, if there is one.
     pub exceptions: Exceptions,
+    /// The floating tags that this cell owns among all cells of the matrix, sorted. None as long as
+    /// the cell is not in the matrix.
+    pub floating: Vec<Reference>,
 }
 
 impl Cell {
     /// The tag alone.
     pub fn tag(&self) -> &str {
         self.reference.tag().unwrap_or_default()
+    }
+
+    /// All names it is pushed under: its own, then the floating ones.
+    pub fn references(&self) -> Vec<Reference> {
+        std::iter::once(&self.reference).chain(&self.floating).cloned().collect()
     }
 
     /// The column `python`: `3.13`.
@@ -251,6 +259,7 @@ mod tests {
                 base: text("registry.example/b:{python}-{os}"),
                 platforms: vec!["linux/amd64".parse().unwrap()],
                 layers: vec![text("x")],
+                floating: Vec::new(),
             },
             cells: Vec::new(),
         };

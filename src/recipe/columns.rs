@@ -43,22 +43,34 @@ impl Columns {
         self.0.get(column).map(String::as_str)
     }
 
-    /// `template` with every `{column}` replaced by its value.
+    /// `template` with every `{column}` replaced by its value, and `{column.major}`, `.minor` and
+    /// `.patch` by a part of the version that it is: 0 where the version is shorter.
     ///
     /// # Errors
-    /// A column that is not there.
+    /// A column that is not there, or that is no version and has no parts.
     pub fn expand(&self, template: &str) -> Result<String, Error> {
         pieces(template)
             .into_iter()
             .map(|piece| match piece {
-                Piece::Text(text) => Ok(text),
-                Piece::Column(column) => self.get(column).ok_or_else(|| Error::Column {
+                Piece::Text(text) => Ok(text.to_owned()),
+                Piece::Column(column) => self.value(column).ok_or_else(|| Error::Column {
                     template: template.to_owned(),
                     column: column.to_owned(),
                     have: self.0.keys().cloned().collect(),
                 }),
             })
             .collect()
+    }
+
+    /// The value of a column, or of a part of one.
+    fn value(&self, name: &str) -> Option<String> {
+        if let Some(value) = self.get(name) {
+            return Some(value.to_owned());
+        }
+        let (column, part) = name.rsplit_once('.')?;
+        let position = ["major", "minor", "patch"].iter().position(|known| *known == part)?;
+        let version: Version = self.get(column)?.parse().ok()?;
+        Some(version.release().get(position).copied().unwrap_or_default().to_string())
     }
 
     /// The columns for which [`Self::expand`] of `template` gives `text`; `None` if there are none.

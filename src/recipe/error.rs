@@ -53,8 +53,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// Python and OS never came together in an official image.
-    #[error("there never was a python {python} image on {os}")]
+    #[error("{cell}: there never was a python {python} image on {os}")]
     NeverExisted {
+        /// The cell's path.
+        cell: String,
         /// `3.7`
         python: String,
         /// `alpine3.24`

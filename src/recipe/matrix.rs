@@ -9,7 +9,12 @@ use serde::Deserialize;
 use super::cell::{Cell, Exceptions};
 use super::columns::Columns;
 use super::error::{Error, parse};
+use super::floating::{self, Floating};
 use crate::oci::{Platform, Reference};
+use crate::python::releases;
+
+/// The official image's repository: it is published by a known plan.
+const OFFICIAL: &str = "library/python";
 
 /// `matrix.toml`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -28,6 +33,9 @@ pub struct Settings {
     pub platforms: Vec<Platform>,
     /// The stack: folders below `layers/`, bottom first.
     pub layers: Vec<String>,
+    /// Tags that move to the newest cell.
+    #[serde(default)]
+    pub floating: Vec<Floating>,
 }
 
 /// The settings and the cells, sorted by path.
@@ -46,7 +54,7 @@ impl Matrix {
     ///
     /// # Errors
     /// A file is missing or wrong, a folder's name does not fit the path template, two cells have the
-    /// same tag.
+    /// same tag, or a cell's Python was never published on its OS.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let file = folder.join("matrix.toml");
         let settings: Settings = parse(&fs::read_to_string(&file).map_err(Error::Disk)?, &file)?;
@@ -72,6 +80,8 @@ impl Matrix {
             }
             matrix.cells.push(cell);
         }
+        let settings = &matrix.settings;
+        floating::assign(&settings.floating, &mut matrix.cells, &settings.repository, &file)?;
         Ok(matrix)
     }
 
@@ -98,7 +108,8 @@ impl Matrix {
     /// The cell that `path` (below `matrix/`) states, whether its folder exists or not.
     ///
     /// # Errors
-    /// The path does not fit the template, or what follows from it is no reference.
+    /// The path does not fit the template, what follows from it is no reference, or the base is the
+    /// official image and never had this Python on this OS.
     pub fn cell(&self, path: &str, exceptions: Exceptions) -> Result<Cell, Error> {
         let invalid = |problem: String| Error::Invalid { path: self.folder.join(path), problem };
         let columns = Columns::extract(&self.settings.path, path).ok_or_else(|| {
@@ -114,14 +125,17 @@ impl Matrix {
         if platforms.is_empty() {
             return Err(invalid("has no platform".to_owned()));
         }
-        Ok(Cell {
+        let cell = Cell {
             path: path.to_owned(),
             reference: reference(format!("{}:{tag}", self.settings.repository))?,
             base: reference(columns.expand(&self.settings.base)?)?,
             columns,
             platforms,
             exceptions,
-        })
+            floating: Vec::new(),
+        };
+        check_existed(&cell)?;
+        Ok(cell)
     }
 
     /// The cells that `wanted` mean, sorted by path, each once; all of them if `wanted` is empty.
@@ -154,6 +168,28 @@ impl Matrix {
             .filter(|cell| wanted.is_empty() || wanted.iter().any(|name| means(name, cell)))
             .collect())
     }
+}
+
+/// Refuses a base that the official image, or a copy of it, never was. Nobody but its makers knows
+/// which pairs another image has.
+fn check_existed(cell: &Cell) -> Result<(), Error> {
+    let repository = cell.base.repository();
+    if repository != OFFICIAL && !repository.ends_with(&format!("/{OFFICIAL}")) {
+        return Ok(());
+    }
+    let mut parts = cell.python().split('.');
+    let (Some("3"), Some(Ok(minor))) = (parts.next(), parts.next().map(str::parse)) else {
+        return Ok(());
+    };
+    if releases::existed(minor, cell.os()) == Some(false) {
+        return Err(Error::NeverExisted {
+            cell: cell.path.clone(),
+            python: cell.python().to_owned(),
+            os: cell.os().to_owned(),
+            nearest: releases::nearest(minor, cell.os()).map(str::to_owned),
+        });
+    }
+    Ok(())
 }
 
 /// Whether `name` is the path, tag or reference of `cell`, or a prefix of one.
@@ -217,6 +253,45 @@ fn find_folders(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn matrix(base: &str) -> Matrix {
+        let text = format!(
+            "path = \"{{app}}/python{{python}}/{{os}}\"\ntag = \"{{app}}-python{{python}}-{{os}}\"\n\
+             repository = \"app\"\nbase = \"{base}\"\nplatforms = [\"linux/amd64\"]\n\
+             layers = [\"app\"]\n"
+        );
+        let settings = toml::from_str(&text).unwrap();
+        Matrix { folder: "matrix".into(), settings, cells: Vec::new() }
+    }
+
+    #[test]
+    fn pairs_that_never_existed_are_refused_with_the_nearest_that_did() {
+        let official = "docker.io/library/python:{python}-{os}";
+        for (base, path, refused) in [
+            (official, "1/python3.13/alpine3.24", None),
+            (official, "1/python3.7/alpine3.24", Some(Some("alpine3.18"))),
+            (official, "1/python3.14/buster", Some(Some("trixie"))),
+            (official, "1/python3.15/alpine3.22", Some(None)),
+            // Newer than what is known here.
+            (official, "1/python3.13/alpine3.25", None),
+            (official, "1/python2.7/alpine3.9", None),
+            (
+                "copies.example/hub/library/python:{python}-{os}",
+                "1/python3.7/alpine3.24",
+                Some(Some("alpine3.18")),
+            ),
+            // Whoever makes a base of their own knows what it holds.
+            ("example.org/our-python:{python}-{os}", "1/python3.7/alpine3.24", None),
+        ] {
+            match (matrix(base).cell(path, Exceptions::default()), refused) {
+                (Ok(_), None) => {}
+                (Err(Error::NeverExisted { nearest, .. }), Some(expected)) => {
+                    assert_eq!(nearest.as_deref(), expected, "{path}");
+                }
+                (found, _) => panic!("{base} {path}: {found:?}"),
+            }
+        }
+    }
 
     #[test]
     fn prefixes_end_where_parts_end() {

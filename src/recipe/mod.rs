@@ -1,25 +1,30 @@
 //! The two data directories, `matrix/` and `layers/`, and the locks, as types: text in, values out.
 //!
-//! Only [`matrix::Matrix::open`] and [`Recipe::open`] touch the disk; every parser below is pure.
+//! Only [`matrix::Matrix::open`], [`Recipe::open`] and [`Recipe::status`] touch the disk; every parser
+//! below is pure.
 //! Nothing here knows what the images are of: `{columns}` come from the matrix's own path template.
 
 pub mod cell;
 pub mod columns;
 pub mod error;
+pub mod floating;
 pub mod layer;
 pub mod lock;
 pub mod matrix;
 pub mod python;
+pub mod status;
 
 use std::path::{Path, PathBuf};
 
 pub use cell::{Cell, Exceptions};
 pub use columns::Columns;
 pub use error::Error;
+pub use floating::Floating;
 pub use layer::{Brick, Layer};
 pub use lock::Lock;
 pub use matrix::Matrix;
 pub use python::Python;
+pub use status::{State, Status};
 
 /// A matrix and the layers its stack names, read and checked.
 #[derive(Clone, Debug)]

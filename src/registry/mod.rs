@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::http;
 use crate::oci::{Descriptor, Digest, Reference};
@@ -118,7 +118,12 @@ struct Shared {
     /// One push of a blob to a registry at a time: the second finds it there or mounts it.
     pushing: Mutex<BTreeMap<(String, Digest), Turn>>,
     uploading: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+    /// What tags named when they were first asked for.
+    tagged: Mutex<BTreeMap<Reference, Answer>>,
 }
+
+/// What a registry said about a tag, once it has.
+type Answer = Arc<OnceCell<Option<Descriptor>>>;
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,6 +182,7 @@ impl Client {
                 holders: Mutex::default(),
                 pushing: Mutex::default(),
                 uploading: Mutex::default(),
+                tagged: Mutex::default(),
             }),
             mirrors: true,
         }

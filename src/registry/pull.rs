@@ -1,5 +1,7 @@
 //! Reading: manifests by tag or digest, and whether a blob is there.
 
+use std::sync::{Arc, PoisonError};
+
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
@@ -69,6 +71,22 @@ impl Client {
             }
         }
         Ok(None)
+    }
+
+    /// As [`Self::head_manifest`], but asked once in a run: whoever asks again gets the same answer,
+    /// and whoever asks meanwhile waits for it. Failures are not kept.
+    ///
+    /// # Errors
+    /// As [`Self::head_manifest`].
+    pub async fn tagged_manifest(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<Descriptor>, Error> {
+        let answer = {
+            let mut tagged = self.shared.tagged.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(tagged.entry(reference.clone()).or_default())
+        };
+        answer.get_or_try_init(|| self.head_manifest(reference)).await.cloned()
     }
 
     /// As [`Self::head_manifest`], of the registry itself in the role of a pusher.

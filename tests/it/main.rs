@@ -33,6 +33,8 @@ mod images;
 /// The fixtures' own test.
 #[cfg(test)]
 mod made_bases;
+/// Many cells at once, by the command: matrix, new, lock, assemble, size.
+mod matrix;
 /// The resolver against uv, on the real index.
 #[cfg(test)]
 mod oracle;

@@ -18,7 +18,7 @@ use crate::store::{self, Store};
 
 pub(crate) mod decompress;
 
-use decompress::decompress;
+pub(crate) use decompress::decompress;
 
 /// More than any base in use, less than a disk.
 const LIMITS: Limits = Limits { entries: 1_000_000, bytes: 16 << 30 };
