@@ -197,6 +197,8 @@ impl Client {
             if status == StatusCode::BAD_REQUEST
                 && url.scheme() == "http"
                 && redirect::is_loopback(&url)
+                // An address that the registry gave stays as it is: asking again would not end.
+                && matches!(call.target, Target::Path(_))
                 && said.text.contains("HTTPS")
             {
                 // Go's and nginx's words for "this port speaks TLS".

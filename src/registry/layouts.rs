@@ -30,8 +30,11 @@ pub struct Layout {
     path: PathBuf,
     image: Descriptor,
     /// In a tar: where each blob lies, as offset and size. `None` for a folder.
-    members: Option<BTreeMap<Digest, (u64, u64)>>,
+    members: Option<Members>,
 }
+
+/// Offset and size of each blob in a tar.
+type Members = BTreeMap<Digest, (u64, u64)>;
 
 impl fmt::Debug for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -222,7 +225,7 @@ fn select(manifests: Vec<Descriptor>, reference: &Reference) -> Result<Descripto
 }
 
 /// `index.json` of a tar, and where its blobs lie.
-fn list(path: &Path) -> io::Result<(Vec<u8>, BTreeMap<Digest, (u64, u64)>)> {
+fn list(path: &Path) -> io::Result<(Vec<u8>, Members)> {
     let mut archive = tar::Archive::new(fs::File::open(path)?);
     let (mut index, mut members) = (None, BTreeMap::new());
     for entry in archive.entries_with_seek()? {

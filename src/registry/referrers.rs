@@ -79,20 +79,15 @@ impl Client {
             .without_digest()
             .with_tag(&tag)
             .map_err(|_never| Error::Target(format!("{}:{tag}", repository.name())))?;
-        let mut index = match self.head_target(&target).await? {
-            None => json!({
-                "schemaVersion": 2,
-                "mediaType": media_type::OCI_INDEX,
-                "manifests": [],
-            }),
+        let mut index = if self.head_target(&target).await?.is_some() {
             // Read where it will be written: a mirror may be behind.
-            Some(_) => {
-                let stored = self.target_manifest(&target).await?;
-                serde_json::from_slice(&stored.bytes).map_err(|_error| Error::Malformed {
-                    request: format!("manifest {target}"),
-                    what: "it is no JSON".to_owned(),
-                })?
-            }
+            let stored = self.target_manifest(&target).await?;
+            serde_json::from_slice(&stored.bytes).map_err(|_error| Error::Malformed {
+                request: format!("manifest {target}"),
+                what: "it is no JSON".to_owned(),
+            })?
+        } else {
+            json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": []})
         };
         let entries = index["manifests"].as_array_mut().ok_or_else(|| Error::Malformed {
             request: format!("manifest {target}"),

@@ -145,7 +145,7 @@ fn token(signer: &Signer, scopes: &[String]) -> String {
         "access": access,
     });
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    let signed = format!(
+    let content = format!(
         "{}.{}",
         encode(header.to_string().as_bytes()),
         encode(claims.to_string().as_bytes())
@@ -157,7 +157,7 @@ fn token(signer: &Signer, scopes: &[String]) -> String {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(signed.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
     let signature = child.wait_with_output().unwrap().stdout;
-    format!("{signed}.{}", encode(&signature))
+    format!("{content}.{}", encode(&signature))
 }
