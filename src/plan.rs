@@ -208,7 +208,7 @@ impl Deviations {
         let Exceptions { requirements, constraints, overrides, exclude_newer, platforms: _ } =
             Exceptions::of(&request.cell, &request.layers)?;
         let mut all =
-            Self { requirements, constraints, overrides, exclude_newer, ..Self::default() };
+            Self { constraints, exclude_newer, overrides, requirements, ..Self::default() };
         for layer in &request.layers {
             let Brick::Python(brick) = &layer.brick else { continue };
             let brick = brick.of_cell(&request.cell.columns);

@@ -162,7 +162,7 @@ async fn bytecode(
     let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
         return Ok(BTreeMap::new());
     };
-    let mut compiled = BTreeMap::new();
+    let mut made = BTreeMap::new();
     for wheel in super::missing(wheels, options, &world.store)? {
         let (one, options, store) = (wheel.clone(), options.clone(), world.store.clone());
         let laid_out = on_thread(move || super::lay_out(&one, &options, &store)).await?;
@@ -177,9 +177,9 @@ async fn bytecode(
             world.progress.step(&format!("compiling {}", wheel.name));
             compiler.compile(&modules, &rootfs, &world.store, &world.sandbox).await?
         };
-        compiled.insert(wheel.name.clone(), bytecode);
+        made.insert(wheel.name.clone(), bytecode);
     }
-    Ok(compiled)
+    Ok(made)
 }
 
 /// The layer and the figures of its distributions.

@@ -254,7 +254,7 @@ fn install(
     };
     let modules = laid_out.modules(rule);
     let kept = match bytecode.get(&wheel.name) {
-        Some(compiled) => return laid_out.finish(compiled),
+        Some(ours) => return laid_out.finish(ours),
         None if modules.is_empty() => Some(Modules::new()),
         None => compiler.cached(&modules, store)?,
     };

@@ -7,7 +7,7 @@
 //! - A section goes if no segment holds it and it is a symbol table, its strings, or debug information.
 //! - Its header becomes `SHT_NULL`, "inactive" (gABI, *Sections*): no section gets another number,
 //!   so nothing that names sections by number has to change.
-//! - What remains moves up by whole pages, so that every segment's offset stays congruent to its
+//! - What remains places up by whole pages, so that every segment's offset stays congruent to its
 //!   address (gABI, *Program Header*, `p_align`).
 
 use object::Endianness;
@@ -69,7 +69,7 @@ pub(super) fn strip(bytes: &[u8]) -> Option<Vec<u8>> {
     let pieces = merged(mapped, step);
 
     let mut out = Vec::with_capacity(bytes.len());
-    let mut moves = Vec::new();
+    let mut places = Vec::new();
     for (start, end) in pieces {
         // The first place that is free and at the same distance from a page's begin.
         let end_of_out = out.len() as u64;
@@ -79,11 +79,11 @@ pub(super) fn strip(bytes: &[u8]) -> Option<Vec<u8>> {
         }
         out.resize(usize::try_from(place).ok()?, 0);
         out.extend_from_slice(bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)?);
-        moves.push((start, end, place));
+        places.push((start, end, place));
     }
     let moved = |offset: u64| {
         let (start, _, place) =
-            moves.iter().find(|(start, end, _)| (*start..=*end).contains(&offset))?;
+            places.iter().find(|(start, end, _)| (*start..=*end).contains(&offset))?;
         place.checked_add(offset - start)
     };
 

@@ -6,6 +6,7 @@
 //! outside, and what would replace the interpreter or another distribution's records is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use bytes::Bytes;
 use pep440_rs::Version;
@@ -233,7 +234,9 @@ impl LaidOut {
     pub fn modules(&self, rule: &Prune) -> BTreeMap<ContainerPath, Bytes> {
         let is_module = |file: &&Placed| {
             file.path.is_below(&self.root)
-                && file.path.as_relative().ends_with(".py")
+                && Path::new(file.path.as_relative())
+                    .extension()
+                    .is_some_and(|ending| ending == "py")
                 && rule.matches(&file.path.relative_to(&self.root))
         };
         let modules = self.placed.iter().filter(is_module);
@@ -295,7 +298,7 @@ fn spread(
                 continue;
             }
             join(root, name)?
-        } else if top.ends_with(".data") && !rest.is_empty() {
+        } else if Path::new(top).extension().is_some_and(|e| e == "data") && !rest.is_empty() {
             let (key, below) = rest
                 .split_once('/')
                 .filter(|_| top == data_folder)

@@ -12,7 +12,7 @@ pub(super) fn launcher(
     target: &ObjectReference,
     before: &[String],
 ) -> String {
-    let before: String = before.iter().map(|line| format!("{line}\n")).collect();
+    let before: String = before.iter().flat_map(|line| [line, "\n"]).collect();
     format!(
         "#!{interpreter}\n\
          # -*- coding: utf-8 -*-\n\
