@@ -53,7 +53,7 @@ async fn its_wheels_install(path: &'static str) {
     let store = Store::open(cache).unwrap();
     let http = http::Client::new(http::Options::default()).unwrap();
     let config = Config::from_sources(&Sources::default()).unwrap();
-    let index = Client::new(http.raw().clone(), config, store.clone());
+    let index = Client::new(http, config, store.clone());
     for platform in &cell.platforms {
         let target = Target::new(&lock.inputs.python, &lock.inputs.os, platform).unwrap();
         let tags = target.tags();
