@@ -377,9 +377,9 @@ fn table(cases: &[Case], machine: &str) -> String {
             let ratio = ours / wall.as_secs_f64();
             #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
             let peak = peak as f64 / 1024.0;
-            let _never = write!(
+            let _never = writeln!(
                 text,
-                "| {} | {} | {:.1} | {:.1} | {ratio:.2} × | {peak:.0} |\n",
+                "| {} | {} | {:.1} | {:.1} | {ratio:.2} × | {peak:.0} |",
                 case.name,
                 contender.name,
                 wall.as_secs_f64() * 1e3,
