@@ -1,6 +1,7 @@
 //! The story: base → resolve → plan → layers → image → destination.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use jiff::Timestamp;
 use pep440_rs::Version;
@@ -8,19 +9,20 @@ use pep508_rs::PackageName;
 use serde::Serialize;
 
 use crate::base::{self, Base};
+use crate::check::{self, Start, Subject};
 use crate::destination;
 use crate::error::{Doing, Result};
 use crate::gate;
-use crate::image::{self, Artifact};
+use crate::image::{self, Artifact, Image};
 use crate::layers::{self, Built};
-use crate::oci::{Digest, Platform};
+use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{self, Plan};
 use crate::recipe::Cell;
 use crate::recipe::lock::{BasePin, Inputs, Lock};
-use crate::request::{Destination, Request};
+use crate::request::{Check, Destination, Request};
 use crate::resolve::{self, Question};
 use crate::size;
-use crate::world::{Work, World};
+use crate::world::{Work, World, host_platform};
 
 /// What became of one cell.
 #[derive(Clone, Debug, Serialize)]
@@ -60,6 +62,8 @@ pub struct AssembledImage {
     pub built: Vec<Built>,
     /// What was checked before it was written.
     pub checked: gate::Report,
+    /// Whether it was seen to start.
+    pub start: Start,
 }
 
 /// How often one cell is begun again because something in the cache was damaged.
@@ -110,41 +114,154 @@ async fn make(request: &Request, world: &World) -> Result<(Artifact, Vec<Assembl
     let cell = &request.cell;
     let mut images = Vec::new();
     let mut reports = Vec::new();
-    for platform in &request.platforms {
-        let base = stand_on(request, platform, world).await?;
-        let plan = plan::plan(request, &base).doing(|| format!("plan {}", cell.path))?;
-        let made = layers::build(&plan, request, &base, world)
-            .await
-            .doing(|| format!("make the layers of {} for {platform}", cell.path))?;
-        let doing = || format!("check {} for {platform}", cell.path);
-        let target = gate::target(cell.python(), cell.os(), &base).doing(doing)?;
-        let checked = gate::check(&made.layers, &base, (&target, cell.os()), request.check, world)
-            .await
-            .doing(doing)?;
-        let image =
-            image::stack(&base, &made.layers, &plan.config, &plan.annotations, plan.created)
-                .doing(|| format!("stack the image of {} for {platform}", cell.path))?;
-        reports.push(AssembledImage {
-            platform: platform.clone(),
-            digest: image.digest(),
-            base: base.reference.with_digest(base.digest).to_string(),
-            base_pinned: plan.base.pinned,
-            size: image.size(),
-            added_size: made.layers.iter().map(|layer| layer.descriptor.size()).sum(),
-            added_uncompressed_size: made.layers.iter().map(|l| l.uncompressed_size).sum(),
-            built: made.built,
-            checked,
-        });
+    for platform in platforms(request, world) {
+        let (image, report) = assemble_platform(request, &platform, world).await?;
         images.push(image);
-        if request.destinations.iter().any(Destination::is_on_disk) {
-            Work::Fetch
-                .time(&*world.progress, base::fetch_layers(&base, world))
-                .await
-                .doing(|| format!("fetch the layers of {}", base.reference))?;
-        }
+        reports.push(report);
     }
     let artifact = Artifact::new(images).doing(|| format!("make the index of {}", cell.path))?;
     Ok((artifact, reports))
+}
+
+/// What is made of the request's platforms: archives alone hold one, this machine's if it is there.
+fn platforms(request: &Request, world: &World) -> Vec<Platform> {
+    let only_archives = !request.destinations.is_empty()
+        && request.destinations.iter().all(|place| matches!(place, Destination::Archive(_)));
+    let host = host_platform();
+    let own = request.platforms.iter().find(|platform| platform.matches(&host));
+    match own {
+        Some(own) if only_archives && request.platforms.len() > 1 => {
+            world.progress.notice(&format!(
+                "an archive holds one platform: {own} is made (--platform selects another, \
+                 --format oci makes all)"
+            ));
+            vec![own.clone()]
+        }
+        _ => request.platforms.clone(),
+    }
+}
+
+async fn assemble_platform(
+    request: &Request,
+    platform: &Platform,
+    world: &World,
+) -> Result<(Image, AssembledImage)> {
+    let cell = &request.cell;
+    let base = stand_on(request, platform, world).await?;
+    let plan = plan::plan(request, &base).doing(|| format!("plan {}", cell.path))?;
+    let made = layers::build(&plan, request, &base, world)
+        .await
+        .doing(|| format!("make the layers of {} for {platform}", cell.path))?;
+    let base_comes_here =
+        request.destinations.iter().any(Destination::is_on_disk) || request.check == Check::Start;
+    if base_comes_here {
+        Work::Fetch
+            .time(&*world.progress, base::fetch_layers(&base, world))
+            .await
+            .doing(|| format!("fetch the layers of {}", base.reference))?;
+    }
+    let doing = || format!("check {} for {platform}", cell.path);
+    let target = gate::target(cell.python(), cell.os(), &base).doing(doing)?;
+    let with_files = request.check != Check::Off;
+    let checked = gate::check(&made.layers, &base, (&target, cell.os()), with_files, world)
+        .await
+        .doing(doing)?;
+    let image = image::stack(&base, &made.layers, &plan.config, &plan.annotations, plan.created)
+        .doing(|| format!("stack the image of {} for {platform}", cell.path))?;
+    let start = match (request.check, &plan.start_check) {
+        (Check::Off, _) => Start::NotRun("--no-check".into()),
+        (_, None) => Start::NotRun("no layer has a [check] command".into()),
+        (Check::Cheap, Some(_)) if !base_comes_here => {
+            Start::NotRun("the base is not on this machine; --check fetches it".into())
+        }
+        (_, Some(command)) => {
+            let subject = Subject::of_image(&image).doing(doing)?;
+            world.progress.step(&format!("starting {}", command.join(" ")));
+            check::start(&subject, command, world).await.doing(doing)?
+        }
+    };
+    let report = AssembledImage {
+        platform: platform.clone(),
+        digest: image.digest(),
+        base: base.reference.with_digest(base.digest).to_string(),
+        base_pinned: plan.base.pinned,
+        size: image.size(),
+        added_size: made.layers.iter().map(|layer| layer.descriptor.size()).sum(),
+        added_uncompressed_size: made.layers.iter().map(|l| l.uncompressed_size).sum(),
+        built: made.built,
+        checked,
+        start,
+    };
+    Ok((image, report))
+}
+
+/// What was found of an image that was made before.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Checked {
+    /// As it was named.
+    pub image: String,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Of its layers that `assemble` made.
+    pub checked: gate::Report,
+    /// Whether it starts.
+    pub start: Start,
+}
+
+/// Checks every image in a layout or archive.
+///
+/// # Errors
+/// It cannot be read, something in it is wrong, or it does not start.
+pub async fn check_file(path: &Path, world: &World) -> Result<Vec<Checked>> {
+    let name = path.display().to_string();
+    let doing = || format!("check {name}");
+    let (store, file) = (world.store.clone(), path.to_owned());
+    let imported = tokio::task::spawn_blocking(move || destination::import(&file, &store));
+    let valid = imported.await.map_err(destination::Error::Thread).doing(doing)?.doing(doing)?;
+    let mut checked = Vec::new();
+    for image in &valid.images {
+        let subject = Subject::of_store(&image.digest, &world.store).doing(doing)?;
+        checked.push(check_subject(&name, &image.platform, &subject, world).await?);
+    }
+    Ok(checked)
+}
+
+/// Checks the image that a registry has for `platform`.
+///
+/// # Errors
+/// It cannot be had, something in it is wrong, or it does not start.
+pub async fn check_reference(
+    reference: &Reference,
+    platform: &Platform,
+    world: &World,
+) -> Result<Checked> {
+    let doing = || format!("check {reference} for {platform}");
+    let image = base::fetch(reference, None, platform, world).await.doing(doing)?;
+    base::fetch_layers(&image, world).await.doing(doing)?;
+    let subject = Subject::of_base(&image);
+    check_subject(&reference.to_string(), &image.platform, &subject, world).await
+}
+
+async fn check_subject(
+    name: &str,
+    platform: &Platform,
+    subject: &Subject,
+    world: &World,
+) -> Result<Checked> {
+    let doing = || format!("check {name} for {platform}");
+    let own = subject.own_layers();
+    if own == 0 {
+        world.progress.notice(&format!("{name}: no layer was made by assemble: none is looked at"));
+    }
+    let checked = gate::check_image(&subject.layers, own, &subject.config, platform, world)
+        .await
+        .doing(doing)?;
+    let start = match subject.command(plan::START_CHECK) {
+        Some(command) => check::start(subject, &command, world).await.doing(doing)?,
+        None => Start::NotRun(format!("no label {} names a command", plan::START_CHECK)),
+    };
+    Ok(Checked { image: name.to_owned(), platform: platform.clone(), checked, start })
 }
 
 /// What [`assemble`] would do, for each platform; nothing is fetched but the base's manifest and

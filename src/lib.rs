@@ -6,6 +6,7 @@ pub mod request;
 pub mod world;
 
 pub mod base;
+pub mod check;
 pub mod destination;
 pub mod gate;
 pub mod image;

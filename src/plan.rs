@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use pep440_rs::Version;
 use pep508_rs::PackageName;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::base::Base;
 use crate::error::{Failure, Kind};
@@ -19,10 +20,11 @@ use crate::recipe::lock::BuildRequirement;
 use crate::recipe::python::{
     Bytecode, Duplicates, Invalidation, Launcher, Prune, Python, Replacement, Strip,
 };
-use crate::request::{Destination, Request};
+use crate::request::{Check, Destination, Request};
 
-/// The label of images whose start check was left out.
-pub const NO_CHECK: &str = "assemble.start-check";
+/// The label that says how to see that an image starts: a command as JSON, or `off` if it was not to
+/// be checked.
+pub const START_CHECK: &str = "assemble.start-check";
 
 /// What will be made of one cell for one platform.
 #[derive(Clone, Debug, Serialize)]
@@ -52,6 +54,9 @@ pub struct Plan {
     /// Where the image is not what its distributions' projects published, and why. The image says so
     /// itself, in the label [`DEVIATIONS`].
     pub deviations: Deviations,
+    /// The command that shows that it starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_check: Option<Vec<String>>,
     /// Where it goes.
     pub destinations: Vec<Destination>,
 }
@@ -354,8 +359,13 @@ pub fn plan(request: &Request, base: &Base) -> Result<Plan, Error> {
     config.labels.insert(media_type::BASE_NAME.to_owned(), base.reference.to_string());
     config.labels.insert(media_type::BASE_DIGEST.to_owned(), base.digest.to_string());
     config.labels.insert(media_type::CREATED.to_owned(), created.to_string());
-    if !request.check {
-        config.labels.insert(NO_CHECK.to_owned(), "off".to_owned());
+    let start_check = request.layers.iter().rev().find_map(|layer| layer.start_check.clone());
+    match (request.check, &start_check) {
+        (Check::Off, _) => drop(config.labels.insert(START_CHECK.to_owned(), "off".to_owned())),
+        (_, Some(command)) => {
+            drop(config.labels.insert(START_CHECK.to_owned(), json!(command).to_string()));
+        }
+        (_, None) => {}
     }
     config.labels.extend(request.annotations.clone());
     // Registries' pages read labels, other tools annotations: the image-spec's own keys are both.
@@ -383,6 +393,7 @@ pub fn plan(request: &Request, base: &Base) -> Result<Plan, Error> {
         annotations,
         created,
         deviations,
+        start_check,
         destinations: request.destinations.clone(),
     })
 }
@@ -409,9 +420,11 @@ fn distributions(
     request: &Request,
     platform: &Platform,
 ) -> Result<Vec<PlannedDistribution>, Error> {
-    if !request.lock.inputs.platforms.contains(platform) {
+    // The base's own words may be more precise: `linux/arm64/v8` for `linux/arm64`.
+    let locked = request.lock.inputs.platforms.iter().find(|locked| platform.matches(locked));
+    let Some(locked) = locked else {
         return Err(Error::NoFile { platform: platform.clone() });
-    }
+    };
     let requested: Vec<PackageName> = request
         .lock
         .inputs
@@ -425,7 +438,7 @@ fn distributions(
         .distributions
         .iter()
         .filter_map(|distribution| {
-            let file = distribution.files.iter().find(|file| file.is_for(platform))?;
+            let file = distribution.files.iter().find(|file| file.is_for(locked))?;
             Some(PlannedDistribution {
                 name: distribution.name.clone(),
                 version: distribution.version.clone(),

@@ -21,9 +21,8 @@ pub struct Request {
     pub lock: Lock,
     /// Which of the cell's platforms are made, sorted; at least one.
     pub platforms: Vec<Platform>,
-    /// Whether the image is to be checked before it is written: its files, and that it starts if its
-    /// base is on this machine. Without it, a label says so.
-    pub check: bool,
+    /// What is checked before the image is written, besides every ELF file.
+    pub check: Check,
     /// `SOURCE_DATE_EPOCH`, if set: the image's `created`. Never changes a layer.
     pub created: Option<Timestamp>,
     /// Further annotations and labels from the command line.
@@ -42,6 +41,8 @@ pub enum Destination {
     Layout(PathBuf),
     /// A registry, under every one of these names.
     Registry(Vec<Reference>),
+    /// A registry, in the index behind every one of these names, beside other platforms.
+    Index(Vec<Reference>),
 }
 
 impl Destination {
@@ -60,6 +61,22 @@ impl fmt::Display for Destination {
                 let names: Vec<_> = references.iter().map(ToString::to_string).collect();
                 write!(f, "{} (registry)", names.join(", "))
             }
+            Self::Index(references) => {
+                let names: Vec<_> = references.iter().map(ToString::to_string).collect();
+                write!(f, "{} (index in a registry)", names.join(", "))
+            }
         }
     }
+}
+
+/// How much is checked before an image is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing; a label of the image says so.
+    Off,
+    /// The files; and that it starts, if its base is on this machine anyway.
+    #[default]
+    Cheap,
+    /// The files, and that it starts.
+    Start,
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::oci::Platform;
 use crate::{package_index, registry, sandbox, store::Store};
 
 /// Everything outside the process, opened once by the command line and passed on.
@@ -23,6 +24,19 @@ pub struct World {
     pub parallel: usize,
     /// The project's root: the folder that holds `matrix/` and `layers/`.
     pub root: PathBuf,
+}
+
+/// What runs on this machine without help.
+pub fn host_platform() -> Platform {
+    let (architecture, variant) = match std::env::consts::ARCH {
+        "x86_64" => ("amd64", None),
+        "aarch64" => ("arm64", None),
+        "x86" => ("386", None),
+        "arm" => ("arm", Some("v7".to_owned())),
+        "powerpc64" => ("ppc64le", None),
+        other => (other, None),
+    };
+    Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant }
 }
 
 /// What a run tells the person while it works. Only `cli` prints; rooms report.

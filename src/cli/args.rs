@@ -104,6 +104,7 @@ pub(super) struct Shared {
 
 /// Flags of the default command.
 #[derive(Debug, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Assemble {
     /// Which cells: a path below matrix/, a tag, or a prefix of either [default: all]
     #[arg(value_name = "CELL")]
@@ -129,6 +130,9 @@ pub(super) struct Assemble {
     /// Go on with the other cells when one fails
     #[arg(long)]
     pub keep_going: bool,
+    /// See that the image starts, even if its base must be fetched for that
+    #[arg(long, conflicts_with = "no_check")]
+    pub check: bool,
     /// Leave out the start check, and say so in a label; every ELF file is checked nevertheless
     #[arg(long)]
     pub no_check: bool,
@@ -160,6 +164,10 @@ pub(super) enum Command {
     Matrix(Matrix),
     /// Show what an image's bytes are: by distribution, or as a page to explore
     Size(Size),
+    /// Assemble and push, adding to the index that the tag names: for platforms made elsewhere
+    Index(Index),
+    /// See that images start: cells, files that were written, images in a registry
+    Check(Check),
 }
 
 /// Flags of `matrix`.
@@ -215,6 +223,25 @@ pub(super) struct Size {
     /// Write a page with a treemap to this file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+}
+
+/// Flags of `index`.
+#[derive(Debug, Args)]
+pub(super) struct Index {
+    /// As for assembling.
+    #[command(flatten)]
+    pub assemble: Assemble,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// An archive or layout, a cell, or a reference with a registry
+    #[arg(value_name = "CELL|FILE|REFERENCE", required = true)]
+    pub what: Vec<String>,
+    /// Only this platform [default of a reference: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
 }
 
 /// Flags of `lock`.

@@ -14,7 +14,7 @@ use super::network;
 use crate::error::{Doing, Result};
 use crate::oci::Platform;
 use crate::recipe::{Cell, Layer, Lock, Recipe};
-use crate::request::{Destination, Request};
+use crate::request::{Check, Destination, Request};
 use crate::store::Store;
 use crate::world::{Progress, World};
 use crate::{package_index, registry, sandbox};
@@ -136,6 +136,9 @@ pub(super) fn lock_of(recipe: &Recipe, cell: &Cell) -> Result<Lock> {
     Ok(lock)
 }
 
+/// Each selected cell's path, and its request or why there is none, in the matrix's order.
+pub(super) type CellRequests = Vec<(String, Result<Request>)>;
+
 /// One request per selected cell, in the matrix's order, or why that cell cannot be made.
 ///
 /// # Errors
@@ -144,7 +147,7 @@ pub(super) fn requests(
     recipe: &Recipe,
     flags: &Assemble,
     environment: &Environment,
-) -> Result<Vec<(String, Result<Request>)>> {
+) -> Result<CellRequests> {
     let doing = || "understand the command line".to_owned();
     let cells = recipe.matrix.select(&flags.cells).doing(|| "select cells".into())?;
     if flags.digest_file.is_some() && cells.len() > 1 {
@@ -161,9 +164,9 @@ pub(super) fn requests(
     let request = |cell: &Cell| {
         Ok(Request {
             lock: lock_of(recipe, cell)?,
-            platforms: platforms(cell, flags).doing(doing)?,
+            platforms: platforms(cell, &flags.platforms).doing(doing)?,
             created,
-            check: !flags.no_check,
+            check: check(flags),
             annotations: BTreeMap::clone(&annotations),
             destinations: destinations(cell, flags, several),
             layers: Vec::<Layer>::clone(&recipe.layers),
@@ -171,6 +174,58 @@ pub(super) fn requests(
         })
     };
     Ok(cells.into_iter().map(|cell| (cell.path.clone(), request(cell))).collect())
+}
+
+/// As [`requests`], for the index behind each cell's tag.
+///
+/// # Errors
+/// As [`requests`].
+pub(super) fn index_requests(
+    recipe: &Recipe,
+    flags: &Assemble,
+    environment: &Environment,
+) -> Result<CellRequests> {
+    let mut requests = requests(recipe, flags, environment)?;
+    for request in requests.iter_mut().filter_map(|(_, request)| request.as_mut().ok()) {
+        let name = request.cell.reference.clone();
+        request.destinations.retain(|place| {
+            place.is_on_disk() && (flags.output.is_some() || flags.format.is_some())
+        });
+        request.destinations.push(Destination::Index(vec![name]));
+    }
+    Ok(requests)
+}
+
+/// A request that makes one cell to look at it, and writes nothing.
+///
+/// # Errors
+/// A platform that the cell does not have, or no fitting lock.
+pub(super) fn check_request(
+    recipe: &Recipe,
+    cell: &Cell,
+    platform: Option<&Platform>,
+    environment: &Environment,
+) -> Result<Request> {
+    let doing = || "understand the command line".to_owned();
+    let wanted: Vec<String> = platform.iter().map(ToString::to_string).collect();
+    Ok(Request {
+        lock: lock_of(recipe, cell)?,
+        platforms: platforms(cell, &wanted).doing(doing)?,
+        created: created(environment).doing(doing)?,
+        check: Check::Start,
+        annotations: BTreeMap::new(),
+        destinations: Vec::new(),
+        layers: Vec::<Layer>::clone(&recipe.layers),
+        cell: cell.clone(),
+    })
+}
+
+fn check(flags: &Assemble) -> Check {
+    match (flags.no_check, flags.check) {
+        (true, _) => Check::Off,
+        (false, true) => Check::Start,
+        (false, false) => Check::Cheap,
+    }
 }
 
 /// `SOURCE_DATE_EPOCH`, whole seconds (the reproducible-builds specification); anything else is an
@@ -187,12 +242,12 @@ fn created(environment: &Environment) -> std::result::Result<Option<Timestamp>, 
         .transpose()
 }
 
-fn platforms(cell: &Cell, flags: &Assemble) -> std::result::Result<Vec<Platform>, Error> {
-    if flags.platforms.is_empty() {
+fn platforms(cell: &Cell, wanted: &[String]) -> std::result::Result<Vec<Platform>, Error> {
+    if wanted.is_empty() {
         return Ok(cell.platforms.clone());
     }
     let mut platforms = Vec::new();
-    for text in flags.platforms.iter().flat_map(|text| text.split(',')) {
+    for text in wanted.iter().flat_map(|text| text.split(',')) {
         let wanted: Platform = text.parse().map_err(Error::Platform)?;
         let platform = cell.platforms.iter().find(|has| has.matches(&wanted));
         platforms.push(platform.cloned().ok_or_else(|| Error::NoSuchPlatform {

@@ -3,6 +3,7 @@
 
 mod args;
 mod cells;
+mod check;
 mod convert;
 mod environment;
 mod error;
@@ -93,6 +94,8 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
             Command::Logout(_) => "logout",
             Command::Matrix(_) => "matrix",
             Command::Size(_) => "size",
+            Command::Check(_) => "check",
+            Command::Index(_) => "index",
         };
         if !assemble.cells.is_empty() {
             return Err(Error::CellsBeforeCommand(name))
@@ -111,7 +114,14 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
     let world = convert::world(shared, &environment, terminal.clone())?;
     let recipe = Recipe::open(&shared.root).doing(|| "read the recipe".into())?;
     match command {
-        None => assemble_cells(&recipe, assemble, shared, &environment, &world, terminal).await,
+        None => {
+            let requests = convert::requests(&recipe, assemble, &environment)?;
+            assemble_cells(requests, assemble, shared, &world, terminal).await
+        }
+        Some(Command::Index(flags)) => {
+            let requests = convert::index_requests(&recipe, &flags.assemble, &environment)?;
+            assemble_cells(requests, &flags.assemble, shared, &world, terminal).await
+        }
         Some(Command::Plan(flags)) => {
             let requests = convert::requests(&recipe, &flags.assemble, &environment)?;
             let mut plans = Vec::new();
@@ -124,6 +134,10 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
         Some(Command::New(flags)) => new_cell(&recipe, flags, &world).await,
         Some(Command::Matrix(flags)) => matrix::run(&recipe, flags, shared, &world).await,
         Some(Command::Size(flags)) => size::run(&recipe, flags, shared, &environment, &world).await,
+        Some(Command::Check(flags)) => {
+            let checked = check::run(&recipe, flags, &environment, &world).await?;
+            print(shared, &checked, |checked| checked.iter().map(report::checked).collect())
+        }
         // They need neither recipe nor cache, and were done above.
         Some(Command::Login(_) | Command::Logout(_)) => Ok(()),
     }
@@ -248,14 +262,12 @@ fn lock_changes(older: Option<&Lock>, lock: &Lock) -> Vec<String> {
 
 /// The default command.
 async fn assemble_cells(
-    recipe: &Recipe,
+    requests: convert::CellRequests,
     flags: &Assemble,
     shared: &Shared,
-    environment: &Environment,
     world: &World,
     terminal: &Terminal,
 ) -> Result<()> {
-    let requests = convert::requests(recipe, flags, environment)?;
     let several = requests.len() > 1;
     let outcomes = cells::each(requests, world.parallel, flags.keep_going, |request| {
         let world = world.clone();

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use super::cells::{Outcomes, failed_word};
 use super::table::table;
-use crate::assemble::Assembled;
+use crate::assemble::{Assembled, Checked};
 use crate::error::Error;
+use crate::gate;
 use crate::plan::{Content, DEVIATIONS, Deviations, Plan};
 use crate::recipe::layer::Files;
 use crate::registry::Cost;
@@ -219,6 +220,10 @@ pub(super) fn assembled(result: &Assembled) -> String {
             size(image.added_uncompressed_size)
         );
     }
+    for image in &result.images {
+        let _never = writeln!(text, "  {}: {}", image.platform, looked_at(&image.checked));
+        let _never = writeln!(text, "  {}: start check {}", image.platform, image.start);
+    }
     if let Some(image) = result.images.iter().find(|image| !image.base_pinned) {
         let _never = writeln!(
             text,
@@ -271,6 +276,24 @@ pub(super) fn summary(outcomes: &Outcomes<Assembled>) -> String {
         );
     }
     text
+}
+
+/// What was found of an image that was made before.
+pub(super) fn checked(result: &Checked) -> String {
+    format!(
+        "{} for {}\n  {}\n  start check {}\n",
+        result.image,
+        result.platform,
+        looked_at(&result.checked),
+        result.start
+    )
+}
+
+fn looked_at(report: &gate::Report) -> String {
+    let files =
+        if report.files_checked { ", RECORDs, commands, scripts and links are true" } else { "" };
+    let base = if report.base_known { "" } else { " (the base's own files were not needed)" };
+    format!("{} ELF files fit the base{base}{files}", report.elf_files)
 }
 
 /// What a run moved over the network.

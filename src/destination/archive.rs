@@ -27,6 +27,7 @@ use crate::image::{Artifact, Image, MANIFEST_MAX};
 use crate::oci::json::to_canonical_vec;
 use crate::oci::{Digest, Reference, descriptor_digest};
 use crate::store::Store;
+use crate::world::host_platform;
 
 const BLOBS: &str = "blobs/sha256/";
 
@@ -40,14 +41,24 @@ struct DockerEntry {
     layers: Vec<String>,
 }
 
-/// The one image of an artifact that an archive can hold.
+/// Of several images the one for this machine; `None` if there is one image only, or none for it.
+pub fn host_image(artifact: &Artifact) -> Option<&Image> {
+    let host = host_platform();
+    let own = artifact.images.iter().find(|image| image.platform.matches(&host));
+    own.filter(|_| artifact.images.len() > 1)
+}
+
+/// The one image of an artifact that an archive can hold, as `docker load` of the classic image store
+/// takes one: the only one, or of several the one for this machine.
 ///
 /// # Errors
-/// There are several: `docker load` of the classic image store takes one.
+/// There are several, and none is for this machine.
 pub fn only_image(artifact: &Artifact) -> Result<&Image, Error> {
-    match artifact.images.as_slice() {
-        [image] => Ok(image),
-        images => Err(Error::Platforms(images.iter().map(|i| i.platform.to_string()).collect())),
+    match (artifact.images.as_slice(), host_image(artifact)) {
+        ([image], _) | (_, Some(image)) => Ok(image),
+        (images, None) => {
+            Err(Error::Platforms(images.iter().map(|i| i.platform.to_string()).collect()))
+        }
     }
 }
 

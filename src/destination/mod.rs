@@ -25,10 +25,13 @@ use crate::world::{Work, World};
 
 pub mod archive;
 pub mod error;
+pub mod import;
+pub mod join;
 pub mod layout;
 pub mod registry;
 
 pub use error::Error;
+pub use import::import;
 
 /// Writes an artifact to every destination, in order; returns one line for each: where it is and what
 /// it took. `names` are what the image is called on disk.
@@ -50,12 +53,26 @@ pub async fn write(
                 let report = Work::Push.time(&*world.progress, push).await?;
                 written.extend(report.lines());
             }
+            Destination::Index(references) => {
+                world.progress.step(&format!("pushing {destination}"));
+                let join = join::join(artifact, references, world);
+                let report = Work::Push.time(&*world.progress, join).await?;
+                written.extend(report.lines());
+            }
             Destination::Archive(path) | Destination::Layout(path) => {
                 world.progress.step(&format!("writing {}", path.display()));
                 let (artifact, names) = (artifact.clone(), names.to_vec());
                 let (store, path) = (world.store.clone(), path.clone());
                 let is_archive = matches!(destination, Destination::Archive(_));
                 let parallel = world.parallel;
+                if let (true, Some(image)) = (is_archive, archive::host_image(&artifact)) {
+                    world.progress.notice(&format!(
+                        "an archive holds one platform: {} in {} (--platform selects another, \
+                         --format oci writes all)",
+                        image.platform,
+                        path.display()
+                    ));
+                }
                 let done = tokio::task::spawn_blocking(move || {
                     if is_archive {
                         let image = archive::only_image(&artifact)?;

@@ -41,6 +41,14 @@ pub enum Error {
     /// A manifest is no JSON.
     #[error("a manifest to be pushed cannot be read")]
     Manifest(#[from] serde_json::Error),
+    /// Others write the tag all the time.
+    #[error("`{reference}` changed each of {attempts} times after it was written")]
+    Contended {
+        /// The tag.
+        reference: String,
+        /// How often it was tried.
+        attempts: usize,
+    },
 }
 
 impl Failure for Error {
@@ -50,6 +58,7 @@ impl Failure for Error {
             Self::Store(error) => error.kind(),
             Self::Damaged { .. } => Kind::Integrity,
             Self::Digest(_) | Self::Manifest(_) => Kind::Unexpected,
+            Self::Contended { .. } => Kind::Remote,
         }
     }
 
@@ -59,6 +68,7 @@ impl Failure for Error {
             Self::Store(error) => error.hint(),
             Self::Damaged { .. } => Some("it was removed: run the same command again".into()),
             Self::Digest(_) | Self::Manifest(_) => None,
+            Self::Contended { .. } => Some("run the same command again".into()),
         }
     }
 
@@ -172,7 +182,7 @@ fn lacks_blobs(error: &Error) -> bool {
 
 /// Which blobs are uploaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Need {
+pub(super) enum Need {
     /// Those that the registry says it lacks.
     Missing,
     /// All, whatever it says.
@@ -180,7 +190,7 @@ enum Need {
 }
 
 /// Layers in parallel, then configs.
-async fn push_blobs(
+pub(super) async fn push_blobs(
     artifact: &Artifact,
     target: &Reference,
     need: Need,

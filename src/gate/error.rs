@@ -94,12 +94,12 @@ fn verb(findings: &[Finding]) -> &'static str {
 }
 
 fn lines(findings: &[Finding]) -> String {
-    let mut text: String =
-        findings.iter().take(MOST_SHOWN).map(|finding| format!("\n{finding}")).collect();
-    if let Some(more) = findings.len().checked_sub(MOST_SHOWN).filter(|more| *more > 0) {
-        text.push_str(&format!("\n… and {more} more"));
+    let mut lines: Vec<String> =
+        findings.iter().take(MOST_SHOWN).map(ToString::to_string).collect();
+    if findings.len() > MOST_SHOWN {
+        lines.push(format!("… and {} more", findings.len() - MOST_SHOWN));
     }
-    text
+    lines.iter().flat_map(|line| ["\n", line]).collect()
 }
 
 impl Failure for Error {

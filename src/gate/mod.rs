@@ -7,7 +7,7 @@
 
 use crate::base::{self, Base};
 use crate::layers::Layer;
-use crate::oci::descriptor_digest;
+use crate::oci::{Descriptor, Digest, Platform, descriptor_digest};
 use crate::python::target::{Libc, Target};
 use crate::world::World;
 
@@ -92,6 +92,52 @@ pub async fn check(
     Ok(Report { elf_files: verdict.files, base_known: below.is_some(), files_checked: with_files })
 }
 
+/// Checks the `own` topmost layers of an image whose layers are all in the store. Its OS and Python
+/// are what its files and config say.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_image(
+    layers: &[(Descriptor, Digest)],
+    own: usize,
+    config: &serde_json::Value,
+    platform: &Platform,
+    world: &World,
+) -> Result<Report, Error> {
+    let layers = layers
+        .iter()
+        .map(|(layer, diff_id)| {
+            Ok(StoredLayer { digest: descriptor_digest(layer)?, diff_id: *diff_id })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let (below, ours) = layers.split_at(layers.len().saturating_sub(own));
+    let (Some(below), Some(ours)) =
+        (read(below.to_vec(), world).await?, read(ours.to_vec(), world).await?)
+    else {
+        return Err(layers.first().map_or(Error::Cancelled, |layer| Error::Absent(layer.digest)));
+    };
+    if own == 0 {
+        return Ok(Report { elf_files: 0, base_known: true, files_checked: false });
+    }
+    let variables = config["config"]["Env"].as_array();
+    let python = variables
+        .into_iter()
+        .flatten()
+        .find_map(|entry| entry.as_str()?.strip_prefix("PYTHON_VERSION="))
+        .unwrap_or_default();
+    let text = below.file("/etc/os-release").and_then(|file| file.text.as_deref());
+    let target = Target::new(python, &os_release(text.unwrap_or_default()).name(), platform)?;
+    let verdict = abi::check(&ours, Some(&below), &target);
+    if !verdict.findings.is_empty() {
+        return Err(Error::Refused { platform: platform.clone(), findings: verdict.findings });
+    }
+    let findings = files::check(&ours, Some(&below));
+    if !findings.is_empty() {
+        return Err(Error::Untrue { findings });
+    }
+    Ok(Report { elf_files: verdict.files, base_known: true, files_checked: true })
+}
+
 async fn read(layers: Vec<StoredLayer>, world: &World) -> Result<Option<Inventory>, Error> {
     let store = world.store.clone();
     match tokio::task::spawn_blocking(move || Inventory::of(&layers, &store)).await {
@@ -153,6 +199,17 @@ fn os_release(text: &str) -> OsRelease {
     }
 }
 
+impl OsRelease {
+    /// `alpine3.24`, `bookworm`: as tags of bases have it.
+    fn name(&self) -> String {
+        if self.id == "alpine" {
+            let release: Vec<&str> = self.version.splitn(3, ['.', '_']).take(2).collect();
+            return format!("alpine{}", release.join("."));
+        }
+        self.names.split_whitespace().next().unwrap_or_default().to_owned()
+    }
+}
+
 /// Whether that is `alpine3.24`, `slim-bookworm`, …
 fn is_os(found: &OsRelease, os: &str) -> bool {
     if let Some(release) = os.strip_prefix("alpine") {
@@ -187,5 +244,7 @@ mod tests {
         ] {
             assert_eq!(is_os(found, os), expected, "{found:?} {os}");
         }
+        assert_eq!(alpine.name(), "alpine3.24");
+        assert_eq!(debian.name(), "bookworm");
     }
 }

@@ -17,12 +17,12 @@ use super::{
     files, kept, python, sdist,
 };
 use crate::base::{self, Base};
-use crate::oci::Digest;
+use crate::oci::{Digest, Platform};
 use crate::plan::{Content, Plan, PlannedDistribution};
 use crate::recipe::layer::{self as recipe, parse_mode, parse_owner};
 use crate::request::Request;
 use crate::sandbox::Tier;
-use crate::world::{Work, World};
+use crate::world::{Work, World, host_platform};
 
 /// Downloads wait for servers, not for processors: at least this many at once.
 const LEAST_DOWNLOADS: usize = 8;
@@ -48,6 +48,9 @@ pub struct Built {
     pub version: Version,
     /// The wheel.
     pub wheel: String,
+    /// The base's platform that it was built on, if that is not the image's: then it is pure Python.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub built_on: Option<Platform>,
     /// How the build ran, now or when it was cached.
     pub tier: Tier,
     /// Whether it has C sources but no compiled code: it fell back to pure Python.
@@ -260,6 +263,8 @@ async fn wheel_of(
     world: &World,
 ) -> Result<(Digest, Built), Error> {
     let (major, minor) = plan.base.python_minor();
+    let twin = twin_of(base, world).await?;
+    let build_base = twin.as_ref().unwrap_or(base);
     let request = BuildRequest {
         name: distribution.name.clone(),
         version: distribution.version.clone(),
@@ -273,7 +278,7 @@ async fn wheel_of(
             .map(|need| StoredFile { file_name: need.file_name.clone(), digest: need.sha256 })
             .collect(),
         python: (major.into(), minor.into()),
-        rootfs_key: base::rootfs::key(&base.diff_ids),
+        rootfs_key: base::rootfs::key(&build_base.diff_ids),
         env: BTreeMap::new(),
     };
     // Other cells may want the same wheel now.
@@ -293,7 +298,7 @@ async fn wheel_of(
             .map(|need| (need.name.clone(), need.file_name.clone(), need.sha256, need.size));
         fetch(std::iter::once(own).chain(needs).collect(), world).await?;
         world.progress.step("unpacking the base for its Python");
-        let rootfs = base::rootfs(base, world).await?;
+        let rootfs = base::rootfs(build_base, world).await?;
         world.progress.step(&format!("building {}", distribution.file_name));
         sdist::build(&request, &rootfs, &world.store, &world.sandbox).await?
     };
@@ -311,15 +316,39 @@ async fn wheel_of(
             wheel.refusal.as_deref().unwrap_or("as was asked for")
         ));
     }
+    let mut made = (wheel.digest, wheel.file_name);
+    if let Some(twin) = &twin {
+        made =
+            sdist::twin::for_any(&request, made, (&twin.platform, &base.platform), &world.store)?;
+        world.progress.notice(&format!(
+            "{} {} for {} was built on the base for {}: it is pure Python",
+            distribution.name, distribution.version, base.platform, twin.platform
+        ));
+    }
     let figures = Built {
         name: distribution.name.clone(),
         version: distribution.version.clone(),
-        wheel: wheel.file_name,
+        wheel: made.1,
+        built_on: twin.map(|twin| twin.platform),
         tier: wheel.tier,
         pure_fallback: wheel.pure_fallback,
         from_cache: wheel.from_cache,
     };
-    Ok((wheel.digest, figures))
+    Ok((made.0, figures))
+}
+
+/// The same base for this machine, if `base` is for another: programs of that one do not run here.
+/// `None` also if there is no such twin; running the base then says why it cannot be done.
+async fn twin_of(base: &Base, world: &World) -> Result<Option<Base>, Error> {
+    let host = host_platform();
+    if base.platform.architecture == host.architecture {
+        return Ok(None);
+    }
+    match base::fetch(&base.reference, Some(&base.digest), &host, world).await {
+        Ok(twin) => Ok(Some(twin)),
+        Err(base::Error::NoSuchPlatform { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The bytes of a files layer, with its substitutions made.

@@ -24,6 +24,16 @@ pub struct Layer {
     pub brick: Brick,
     /// What it asks of the image config.
     pub config: ConfigRequest,
+    /// The command that shows that an image with this layer starts: it ends soon and with 0.
+    pub start_check: Option<Vec<String>>,
+}
+
+/// `[check]`: how to see that an image starts.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckRequest {
+    /// A program of the image and its arguments.
+    command: Vec<String>,
 }
 
 /// The two kinds of layer.
@@ -149,6 +159,8 @@ struct PythonDocument {
     bytecode: Option<Bytecode>,
     #[serde(default)]
     config: ConfigRequest,
+    #[serde(default)]
+    check: Option<CheckRequest>,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +176,8 @@ struct FilesDocument {
     links: Vec<LinkEntry>,
     #[serde(default)]
     config: ConfigRequest,
+    #[serde(default)]
+    check: Option<CheckRequest>,
 }
 
 impl Layer {
@@ -182,7 +196,7 @@ impl Layer {
     /// Unknown keys, a missing reason, modes and owners that are none.
     pub fn parse(text: &str, folder: &Path, name: &str) -> Result<Self, Error> {
         let path = folder.join("layer.toml");
-        let (brick, config) = match parse::<KindOnly>(text, &path)?.kind {
+        let (brick, config, check) = match parse::<KindOnly>(text, &path)?.kind {
             Kind::Python => {
                 let document: PythonDocument = parse(text, &path)?;
                 let brick = Python {
@@ -197,14 +211,21 @@ impl Layer {
                     duplicates: document.duplicates,
                     bytecode: document.bytecode,
                 };
-                (Brick::Python(Box::new(brick)), document.config)
+                (Brick::Python(Box::new(brick)), document.config, document.check)
             }
             Kind::Files => {
-                let FilesDocument { files, directories, links, config, .. } = parse(text, &path)?;
-                (Brick::Files(Files { files, directories, links }), config)
+                let FilesDocument { files, directories, links, config, check, .. } =
+                    parse(text, &path)?;
+                (Brick::Files(Files { files, directories, links }), config, check)
             }
         };
-        let layer = Self { name: name.to_owned(), folder: folder.to_owned(), brick, config };
+        let layer = Self {
+            name: name.to_owned(),
+            folder: folder.to_owned(),
+            brick,
+            config,
+            start_check: check.map(|check| check.command),
+        };
         layer.check().map_err(|problem| Error::Invalid { path, problem })?;
         Ok(layer)
     }
@@ -222,6 +243,9 @@ impl Layer {
                     parse_owner(directory.owner.as_deref())?;
                 }
             }
+        }
+        if self.start_check.as_ref().is_some_and(Vec::is_empty) {
+            return Err("`command` of [check] is empty".to_owned());
         }
         if let Some(user) = &self.config.user {
             parse_owner(Some(user))?;
@@ -294,6 +318,8 @@ mod tests {
             "kind = \"files\"\n[[directory]]\npath = \"/x\"\nmode = \"rwx\"\n",
             "kind = \"files\"\n[[directory]]\npath = \"/x\"\nmode = \"4755\"\n",
             "kind = \"files\"\n[config]\nuser = \"locust\"\n",
+            "kind = \"files\"\n[check]\ncommand = []\n",
+            "kind = \"files\"\n[check]\n",
             "kind = \"python\"\nrequirements = [{ requirement = \"a\" }]\n[[prune]]\npaths = []\nreason = \"\"\n",
         ] {
             assert!(layer(bad).is_err(), "{bad}");

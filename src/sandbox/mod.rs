@@ -30,6 +30,8 @@ use std::time::Duration;
 
 pub mod confine;
 mod elf;
+#[cfg(target_os = "linux")]
+mod emulator;
 pub mod error;
 #[cfg(target_os = "linux")]
 mod loader;
@@ -136,7 +138,19 @@ impl Sandbox {
     /// run it here.
     pub async fn run(&self, job: &Job) -> Result<Outcome, Error> {
         #[cfg(target_os = "linux")]
-        return self.run_on_linux(job).await;
+        return self.run_on_linux(job, false).await;
+        #[cfg(not(target_os = "linux"))]
+        return Err(Error::OtherSystem { rootfs: job.rootfs.clone() });
+    }
+
+    /// As [`Self::run`], but a program for another machine runs if this one has an emulator registered
+    /// for it. Builds never do: what they make would depend on the emulator.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_emulated(&self, job: &Job) -> Result<Outcome, Error> {
+        #[cfg(target_os = "linux")]
+        return self.run_on_linux(job, true).await;
         #[cfg(not(target_os = "linux"))]
         return Err(Error::OtherSystem { rootfs: job.rootfs.clone() });
     }

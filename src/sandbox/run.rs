@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::confine::resolve;
 use super::stage::{OUTER, Report, Spec};
-use super::{Ending, Error, Job, Outcome, Sandbox, Tier, elf, loader, namespaces};
+use super::{Ending, Error, Job, Outcome, Sandbox, Tier, elf, emulator, loader, namespaces};
 
 /// How long the stages may take to kill everything before they are killed themselves.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -46,9 +46,13 @@ enum Attempt {
 }
 
 impl Sandbox {
-    pub(super) async fn run_on_linux(&self, job: &Job) -> Result<Outcome, Error> {
+    pub(super) async fn run_on_linux(
+        &self,
+        job: &Job,
+        may_emulate: bool,
+    ) -> Result<Outcome, Error> {
         let job = Job { rootfs: folder(&job.rootfs)?, work: folder(&job.work)?, ..job.clone() };
-        let program = find_program(&job)?;
+        let program = find_program(&job, may_emulate)?;
         let mut refusal = None;
         if !self.force_loader {
             match self.attempt(&job, namespaces_spec(&job, &program)).await? {
@@ -175,7 +179,7 @@ fn folder(path: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Finds the program as the kernel will, and checks that this machine can run it.
-fn find_program(job: &Job) -> Result<Program, Error> {
+fn find_program(job: &Job, may_emulate: bool) -> Result<Program, Error> {
     let name = job.argv.first().cloned().unwrap_or_default();
     let candidates: Vec<PathBuf> = if name.contains('/') {
         vec![PathBuf::from(&name)]
@@ -186,7 +190,12 @@ fn find_program(job: &Job) -> Result<Program, Error> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for inside in candidates {
         match look_at(job, &inside) {
-            Ok(Some(found)) if elf::runs_here(&found.machine) => return Ok(found),
+            Ok(Some(found))
+                if elf::runs_here(&found.machine)
+                    || may_emulate && emulator::is_registered(&found.machine) =>
+            {
+                return Ok(found);
+            }
             Ok(Some(found)) => {
                 return Err(Error::ForeignArchitecture {
                     program: name,

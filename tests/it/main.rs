@@ -6,9 +6,17 @@ mod bases;
 #[expect(dead_code, reason = "each target uses its part")]
 mod support;
 
+/// Objects made for tests.
+#[path = "../../src/gate/fixture.rs"]
+#[expect(dead_code, reason = "each target uses its part")]
+mod elf;
+
 /// The documents' tables are true.
 #[cfg(test)]
 mod architecture;
+/// Images are started before they are written.
+#[cfg(test)]
+mod check;
 /// How the other modules run the program.
 #[cfg(test)]
 mod command;
@@ -27,6 +35,9 @@ mod entrypoint;
 /// Every exit code, each way to it, and what is said.
 #[cfg(test)]
 mod errors;
+/// What the base cannot load is not published.
+#[cfg(test)]
+mod gate;
 /// What the matrix makes, run as its users run it.
 #[cfg(test)]
 mod images;
@@ -41,9 +52,15 @@ mod oracle;
 /// Package indexes: a fake one with every dialect.
 #[cfg(test)]
 mod package_index;
+/// Images for several architectures.
+#[cfg(test)]
+mod platforms;
 /// What the command line prints and does not do.
 #[cfg(test)]
 mod printed;
+/// A small project of its own.
+#[cfg(test)]
+mod project;
 /// The README's examples, run.
 #[cfg(test)]
 mod readme;

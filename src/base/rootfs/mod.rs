@@ -125,6 +125,26 @@ fn unpack_within(
     if let Some(path) = store.tree(KIND, &key) {
         return Ok(path);
     }
+    let directory = fill(layers, store, limits)?;
+    Ok(store.put_tree(KIND, &key, directory)?)
+}
+
+/// As [`unpack`], into a folder that is gone when it is dropped: for what is looked at once.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_once(
+    layers: &[(Descriptor, Digest)],
+    store: &Store,
+) -> Result<tempfile::TempDir, Error> {
+    fill(layers, store, LIMITS)
+}
+
+fn fill(
+    layers: &[(Descriptor, Digest)],
+    store: &Store,
+    limits: Limits,
+) -> Result<tempfile::TempDir, Error> {
     let directory = store.temporary_directory()?;
     let disk = |source| store::Error::Disk { path: store.root().to_path_buf(), source };
     let mut folder = ConfinedFolder::open(directory.path(), limits).map_err(disk)?;
@@ -148,7 +168,7 @@ fn unpack_within(
             return Err(Error::DiffId { layer, expected: *diff_id, found });
         }
     }
-    Ok(store.put_tree(KIND, &key, directory)?)
+    Ok(directory)
 }
 
 /// Applies one layer's tar.

@@ -16,13 +16,13 @@ fn target(os: &str, platform: &str) -> Target {
 
 /// One module of the distribution `demo 1.0` and its other files.
 fn ours(module: &str, object: &Object, others: &[(&str, &Object)]) -> Inventory {
-    let mut rows = format!("{module},,\n");
+    let mut rows = vec![format!("{module},,")];
     let mut nodes = vec![node(&format!("{SITE}/{module}"), &object.to_bytes())];
     for (path, object) in others {
-        rows += &format!("{path},,\n");
+        rows.push(format!("{path},,"));
         nodes.push(node(&format!("{SITE}/{path}"), &object.to_bytes()));
     }
-    nodes.push(node(&format!("{SITE}/demo-1.0.dist-info/RECORD"), rows.as_bytes()));
+    nodes.push(node(&format!("{SITE}/demo-1.0.dist-info/RECORD"), rows.join("\n").as_bytes()));
     Inventory::made(nodes)
 }
 

@@ -13,6 +13,21 @@ pub enum Error {
     /// The cache failed us.
     #[error("the built wheel cannot be kept")]
     Store(#[from] store::Error),
+    /// A wheel that was built on another machine's base has code for that machine.
+    #[error(
+        "{project} cannot be built for {platform} here: `{wheel}`, built on {built_on}, has compiled \
+         code"
+    )]
+    Compiled {
+        /// Name and version.
+        project: String,
+        /// The wheel.
+        wheel: String,
+        /// Where it was built.
+        built_on: crate::oci::Platform,
+        /// What it was for.
+        platform: crate::oci::Platform,
+    },
     /// A file was not fetched before, or was damaged and is gone now.
     #[error("`{file_name}` is not in the cache")]
     Absent {
@@ -147,7 +162,8 @@ impl Failure for Error {
             Self::Sandbox { source, .. } => source.kind(),
             Self::Absent { .. } | Self::Disk { .. } => Kind::Unexpected,
             Self::Damaged { .. } | Self::NoTop { .. } => Kind::Integrity,
-            Self::Format { .. }
+            Self::Compiled { .. }
+            | Self::Format { .. }
             | Self::BuildSystem { .. }
             | Self::Stopped { .. }
             | Self::Failed { .. }
@@ -167,6 +183,10 @@ impl Failure for Error {
             Self::Failed { log, .. } | Self::Stopped { log, .. } | Self::WrongWheel { log, .. } => {
                 Some(format!("the whole log is {}", log.display()))
             }
+            Self::Compiled { platform, .. } => Some(format!(
+                "assemble this platform on a {platform} machine, or use a version that has a wheel \
+                 for it"
+            )),
             Self::Missing { log, .. } => {
                 Some(format!("lock again with `assemble lock`; the whole log is {}", log.display()))
             }

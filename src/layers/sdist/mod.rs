@@ -30,6 +30,7 @@ use crate::store::{self, Store};
 
 mod build_system;
 mod error;
+pub(super) mod twin;
 mod unpack;
 
 pub use error::{Error, Stopped};
@@ -401,7 +402,7 @@ fn is_wheel_of(file_name: &str, name: &PackageName, version: &Version) -> bool {
 }
 
 /// Whether a wheel holds an ELF file.
-fn has_extension(wheel: &[u8]) -> std::io::Result<bool> {
+pub(super) fn has_extension(wheel: &[u8]) -> std::io::Result<bool> {
     let mut archive = unpack::open_zip(Cursor::new(wheel))?;
     for number in 0..archive.len() {
         let mut start = Vec::new();

@@ -120,7 +120,8 @@ fn has_module(files: &Inventory, site: &str, module: &str) -> bool {
     }
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
     let start = format!("{folder}/{name}.");
-    files.files().any(|(path, _)| path.starts_with(&start) && path.ends_with(".so"))
+    let mut below = files.files().filter_map(|(path, _)| path.strip_prefix(&start));
+    below.any(|ending| ending == "so" || ending.strip_suffix(".so").is_some())
 }
 
 /// Why the first line of a script names nothing that runs.
