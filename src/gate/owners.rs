@@ -30,13 +30,15 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Reads every RECORD below a folder `….dist-info` of the layers.
+    /// Reads every RECORD of an installed distribution of the layers: of a folder `….dist-info` where
+    /// Python looks for them. Deeper ones are those that a distribution has in itself (`_vendor`):
+    /// they are its files, and their RECORDs name what was never packed.
     pub fn of(ours: &Inventory) -> Self {
         let mut owners = Self::default();
         let mut folders: Vec<&str> = ours
             .files()
             .filter_map(|(path, _)| path.rsplit_once('/').map(|(folder, _)| folder))
-            .filter(|folder| folder.ends_with(".dist-info"))
+            .filter(|folder| is_installed(folder))
             .collect();
         folders.sort_unstable();
         folders.dedup();
@@ -86,6 +88,13 @@ impl Owners {
     }
 }
 
+/// `…/site-packages/….dist-info`, or Debian's `dist-packages`.
+fn is_installed(folder: &str) -> bool {
+    let mut parts = folder.rsplit('/');
+    parts.next().is_some_and(|name| name.ends_with(".dist-info"))
+        && matches!(parts.next(), Some("site-packages" | "dist-packages"))
+}
+
 /// A RECORD's path as one below `/`: `..` leads out of site-packages.
 pub(super) fn place(site: &str, path: &str) -> String {
     if let Some(absolute) = path.strip_prefix('/') {
@@ -100,4 +109,23 @@ pub(super) fn place(site: &str, path: &str) -> String {
         }
     }
     parts.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_distribution_has_in_itself_is_not_installed() {
+        let site = "usr/local/lib/python3.8/site-packages";
+        for (folder, expected) in [
+            (format!("{site}/app-1.0.dist-info"), true),
+            ("usr/lib/python3/dist-packages/app-1.0.dist-info".to_owned(), true),
+            (format!("{site}/setuptools/_vendor/wheel-0.43.0.dist-info"), false),
+            (format!("{site}/app-1.0.dist-info/licenses"), false),
+            (site.to_owned(), false),
+        ] {
+            assert_eq!(is_installed(&folder), expected, "{folder}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ async fn scene() -> Scene {
          [[file]]\nfrom = \"start.sh\"\nto = \"/start.sh\"\nmode = \"0755\"\n\
          substitute = { \"@version@\" = \"{app}\" }\n\
          [[directory]]\npath = \"/work\"\nmode = \"0775\"\nowner = \"1000:0\"\n\
-         [[link]]\npath = \"/bin/app\"\ntarget = \"/usr/local/bin/app\"\n\
+         [[link]]\npath = \"/bin/app\"\ntarget = \"/start.sh\"\n\
          [config]\nentrypoint = [\"/start.sh\"]\nuser = \"1000:1000\"\nworking-dir = \"/work\"\n\
          exposed-ports = [\"80/tcp\"]\n\
          [config.env]\nPATH = \"/work/bin:$PATH\"\n\
@@ -49,7 +49,7 @@ async fn a_plan_says_everything_and_does_nothing() {
         "layer start (assemble: layers/start)".into(),
         "/start.sh  0755 0:0 (from start.sh)".into(),
         "/work/  0775 1000:0".into(),
-        "/bin/app -> /usr/local/bin/app".into(),
+        "/bin/app -> /start.sh".into(),
         "Entrypoint [\"/start.sh\"]".into(),
         "Cmd is cleared".into(),
         "User 1000:1000".into(),
@@ -110,7 +110,9 @@ async fn results_go_to_stdout_and_the_rest_to_stderr() {
     // Not a terminal: whole lines, nothing else.
     assert!(!outcome.stderr.contains(['\u{1b}', '\r']), "{:?}", outcome.stderr);
     let lines: Vec<_> = outcome.stderr.lines().collect();
-    for line in ["fetching app-1.0-py3-none-any.whl", "layer app", "writing image.tar"] {
+    let expected =
+        ["fetching app-1.0-py3-none-any.whl", "installing and compressing", "layer start"];
+    for line in expected.into_iter().chain(["writing image.tar"]) {
         assert!(lines.contains(&line), "{lines:?}");
     }
 

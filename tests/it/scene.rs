@@ -27,7 +27,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// The recipe asks for `app==1.0`, a wheel on the index; the base is an image with one file.
+    /// The recipe asks for `app==1.0`, a wheel on the index; the base has a few files.
     pub(crate) async fn new() -> Self {
         let scene = Self {
             registry: FakeRegistry::start().await,
@@ -97,9 +97,22 @@ impl Scene {
     }
 }
 
-/// An image with a Python's name and nothing in it, for this architecture.
+/// An image with a Python's name and no more in it than tells an Alpine with a shell, for this architecture.
 pub(crate) fn put_base(registry: &FakeRegistry, architecture: &str) {
-    let tar = vec![0; 1024];
+    let machine = if architecture == "amd64" { "x86_64" } else { "aarch64" };
+    let loader = format!("lib/ld-musl-{machine}.so.1");
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, text) in [
+        ("bin/sh", "a shell"),
+        ("etc/os-release", "ID=alpine\nVERSION_ID=3.24.0\n"),
+        (&*loader, "a loader"),
+    ] {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        tar.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    let tar = tar.into_inner().unwrap();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&tar).unwrap();
     let layer = gzip.finish().unwrap();

@@ -12,7 +12,7 @@
 //! cannot. Nothing of the host comes in: no umask, clock, owner or locale.
 //!
 //! What an owner has lies in one piece, so it can be compressed once and used in every layer it is
-//! part of: see [`segment`]. The layer is one gzip member like any other, and whoever reads it sees
+//! part of: see `segment`. The layer is one gzip member like any other, and whoever reads it sees
 //! nothing of that.
 
 use std::collections::BTreeMap;
