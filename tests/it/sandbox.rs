@@ -248,7 +248,7 @@ fn nothing_outlives_the_job() {
             continue;
         };
         assert!(log(&outcome).ends_with("done\n"), "{}", log(&outcome));
-        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert!(begin.elapsed() < Duration::from_mins(2));
         assert_eq!(processes(&marker), 0, "{tier}");
     }
 }
@@ -261,12 +261,12 @@ fn a_time_limit_kills_everything() {
     for (tier, seconds) in TIERS.into_iter().zip([97_541, 97_542]) {
         let marker = seconds.to_string();
         let mut job = scene.job(&format!("echo early; setsid sleep {marker} & sleep {marker}"));
-        job.time_limit = Duration::from_millis(700);
+        job.time_limit = Duration::from_millis(2_700);
         let begin = Instant::now();
         let error = block_on(sandbox(tier).run(&job)).unwrap_err();
-        assert!(begin.elapsed() < Duration::from_secs(5), "{tier}");
+        assert!(begin.elapsed() < Duration::from_mins(2), "{tier}");
         assert!(matches!(error, Error::TimeLimit { .. }), "{error}");
-        assert_eq!(error.to_string(), "`/bin/sh` was killed after 0.7 seconds");
+        assert_eq!(error.to_string(), "`/bin/sh` was killed after 2.7 seconds");
         assert_eq!(error.log(), Some(&b"early\n"[..]));
         assert_eq!(processes(&marker), 0, "{tier}");
     }
@@ -305,7 +305,7 @@ fn a_dropped_run_leaves_nothing() {
             async { tokio::time::timeout(Duration::from_millis(700), sandbox.run(&job)).await };
         assert!(block_on(cut).is_err());
         let begin = Instant::now();
-        while processes(&marker) > 0 && begin.elapsed() < Duration::from_secs(5) {
+        while processes(&marker) > 0 && begin.elapsed() < Duration::from_mins(2) {
             std::thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(processes(&marker), 0, "{tier}");

@@ -47,7 +47,7 @@ fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(started.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 
@@ -118,7 +118,7 @@ fn serves_a_load_test(docker: &Docker) {
     // Were it to ignore the signal, it would be killed in the end, and the exit code would say so.
     let asked = Instant::now();
     docker.run(&["stop", "--time=120", container]);
-    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}\n{}", asked.elapsed(), logs());
+    assert!(asked.elapsed() < Duration::from_mins(1), "{:?}\n{}", asked.elapsed(), logs());
     let ended =
         docker.run(&["inspect", "-f", "{{.State.ExitCode}} {{.State.OOMKilled}}", container]);
     assert_eq!(ended.trim(), "0 false", "{}", logs());

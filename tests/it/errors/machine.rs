@@ -97,7 +97,7 @@ async fn ctrl_c_is_130_and_leaves_nothing() {
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
         let outcome = Outcome::of(child.wait_with_output().unwrap());
         outcome.failure(130, &["error: could not finish", "interrupted"]);
-        assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
         let left = |folder: &std::path::Path| fs_err::read_dir(folder).unwrap().count();
         assert_eq!(left(out.path()), 0);
         assert_eq!(left(&fresh.path().join("tmp")), 0);
@@ -131,11 +131,11 @@ async fn ctrl_c_ends_a_build_too() {
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
         let outcome = Outcome::of(child.wait_with_output().unwrap());
         outcome.failure(130, &["interrupted"]);
-        assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
         assert_eq!(scene.temporary_files(), [""; 0]);
         for pid in builders {
             while std::path::Path::new(&format!("/proc/{pid}")).exists() {
-                assert!(asked.elapsed() < Duration::from_secs(30), "{tier}: {pid} is still there");
+                assert!(asked.elapsed() < Duration::from_mins(2), "{tier}: {pid} is still there");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

@@ -8,7 +8,7 @@ use super::dialect::Dialect;
 use crate::support::tools::{Docker, http};
 
 /// How long a container may take to do something, on a machine that has other work.
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Asks until there is an answer.
 pub(super) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
@@ -18,7 +18,8 @@ pub(super) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(started.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(100));
+        // Each question to Docker is a program of its own, and as much work as the image's.
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 
@@ -70,13 +71,9 @@ impl<'a> Container<'a> {
         swarm(&self.web(), dialect, workers);
     }
 
-    /// `docker stop`; the exit code. Locust has ended by itself, and within two seconds if this machine
-    /// has nothing else to do.
+    /// `docker stop`; the exit code, 137 if it had to be killed.
     pub(super) fn stop(&self) -> String {
-        let asked = Instant::now();
         self.docker.run(&["stop", "--time=30", &self.id]);
-        let patience = if is_busy() { 20 } else { 2 };
-        assert!(asked.elapsed().as_secs() < patience, "ended after {:?}", asked.elapsed());
         self.inspect("{{.State.ExitCode}}")
     }
 
@@ -116,14 +113,6 @@ impl Drop for Container<'_> {
         }
         let _removed = self.docker.command(&["rm", "--force", "--volumes", &self.id]).output();
     }
-}
-
-/// Whether there is more work than processors, so that nothing can be said about times.
-fn is_busy() -> bool {
-    let load = fs_err::read_to_string("/proc/loadavg").unwrap();
-    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
-    let processors = std::thread::available_parallelism().unwrap().get();
-    load > f64::from(u32::try_from(processors).unwrap())
 }
 
 /// Waits until the web UI at that address answers.
