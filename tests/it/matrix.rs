@@ -93,11 +93,17 @@ prefer = [{{ python = "3.13" }}]
 
     fn serve_base(&self, python: &str, os: &str) {
         let mut builder = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_ustar();
-        let bytes = os.repeat(3000).into_bytes();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        builder.append_data(&mut header, "etc/os", bytes.as_slice()).unwrap();
+        let release = os.strip_prefix("alpine").unwrap();
+        for (name, bytes) in [
+            ("etc/os", os.repeat(3000)),
+            ("etc/os-release", format!("ID=alpine\nVERSION_ID={release}.0\n")),
+            ("lib/ld-musl-x86_64.so.1", "a loader".to_owned()),
+        ] {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, bytes.as_bytes()).unwrap();
+        }
         let tar = builder.into_inner().unwrap();
         let mut gzip = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&tar).unwrap();
