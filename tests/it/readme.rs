@@ -10,6 +10,7 @@
 //! | `test: assemble` | a shell runs it where `matrix/` and `layers/` are |
 //! | `test: assemble, proxy` | the same through a proxy, which must have been used |
 //! | `test: manifest` | it is YAML and names an image of the matrix |
+//! | `test: ci` | it is YAML, and each `assemble matrix …` in it answers |
 //!
 //! `PowerShell` is turned into shell: its line ends, and the folder of the scripts.
 
@@ -347,26 +348,32 @@ fn tunnel(mut client: TcpStream, used: &AtomicUsize) -> std::io::Result<()> {
     upload.join().unwrap_or(Ok(()))
 }
 
-#[test]
-fn manifests_name_an_image_of_the_matrix() {
-    let Some(python) = tool("python3") else { return };
+/// What the YAML of an example says; `None`, said aloud, where nothing can read it.
+fn yaml(example: &Example) -> Option<Value> {
+    let python = tool("python3")?;
     let read = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))";
     let imports = Command::new(&python).args(["-c", "import yaml"]).output().unwrap();
     if !imports.status.success() {
-        return skip("python3's yaml is missing");
+        skip("python3's yaml is missing");
+        return None;
     }
+    let mut child = Command::new(&python)
+        .args(["-c", read])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(example.text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "README.md line {}", example.line);
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+#[test]
+fn manifests_name_an_image_of_the_matrix() {
     let mut looked_at = 0;
     for (example, _) in tested(&examples(), "manifest") {
-        let mut child = Command::new(&python)
-            .args(["-c", read])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(example.text.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "README.md line {}", example.line);
-        let manifest: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let Some(manifest) = yaml(example) else { return };
         let image = if let Value::String(image) = &manifest["spec"]["image"] {
             image.clone()
         } else {
@@ -378,4 +385,21 @@ fn manifests_name_an_image_of_the_matrix() {
         looked_at += 1;
     }
     assert_eq!(looked_at, 3);
+}
+
+#[test]
+fn ci_jobs_are_made_as_the_readme_says() {
+    let recipe = Recipe::copy();
+    let mut looked_at = 0;
+    for (example, _) in tested(&examples(), "ci") {
+        let Some(_jobs) = yaml(example) else { return };
+        for rest in example.text.split("assemble matrix ").skip(1) {
+            let rest = rest.split(['\n', ')', '>']).next().unwrap();
+            let arguments: Vec<_> = ["matrix"].into_iter().chain(rest.split_whitespace()).collect();
+            let cells = run(&mut recipe.command(&warm_cache(), &arguments)).success().stdout;
+            assert!(cells.contains("3.13"), "README.md line {}: {cells}", example.line);
+            looked_at += 1;
+        }
+    }
+    assert_eq!(looked_at, 2);
 }
