@@ -78,6 +78,16 @@ impl Failure for Error {
         }
     }
 
+    fn heals(&self) -> bool {
+        match self {
+            Self::Rootfs(error) => matches!(error, crate::base::rootfs::Error::Absent(_)),
+            Self::Base(error) => error.heals(),
+            Self::Destination(error) => error.heals(),
+            Self::Gate(error) => error.heals(),
+            _ => false,
+        }
+    }
+
     fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),
