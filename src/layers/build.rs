@@ -176,7 +176,9 @@ async fn bytecode(
         let bytecode = if let Some(bytecode) = compiler.cached(&modules, &world.store)? {
             bytecode
         } else {
-            let rootfs = base::rootfs(base, world).await?;
+            // Bytecode is the same on every architecture.
+            let twin = twin_of(base, world).await?;
+            let rootfs = base::rootfs(twin.as_ref().unwrap_or(base), world).await?;
             world.progress.step(&format!("compiling {}", wheel.name));
             compiler.compile(&modules, &rootfs, &world.store, &world.sandbox).await?
         };
