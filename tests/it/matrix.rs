@@ -441,10 +441,11 @@ async fn an_image_is_weighed() {
     in_browser(&page);
 }
 
-/// The page draws its treemap in a real browser, without an error, and looks like something.
+/// The page draws its treemap in a real browser, without an error, does what a hand wants, and looks like
+/// something.
 fn in_browser(page: &Path) {
     let Some(chromium) = tool("chromium") else { return };
-    let browse = |place: &str, arguments: &[&str]| {
+    let browse = |page: &Path, place: &str, arguments: &[&str]| {
         let profile = TempDir::new().unwrap();
         Command::new(&chromium)
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"])
@@ -455,7 +456,7 @@ fn in_browser(page: &Path) {
             .output()
             .unwrap()
     };
-    let dump = browse("", &["--dump-dom"]);
+    let dump = browse(page, "", &["--dump-dom"]);
     if !dump.status.success() {
         return skip("chromium does not run here");
     }
@@ -468,13 +469,33 @@ fn in_browser(page: &Path) {
     assert!(dom.contains("aria-label=\"app, "), "tiles say what they are");
     assert!(dom.contains("dep 1.0<i>"), "distributions have labels");
     // One level down, by the address.
-    let below = browse("#app/dep%201.0", &["--dump-dom"]);
+    let below = browse(page, "#app/dep%201.0", &["--dump-dom"]);
     let below = String::from_utf8_lossy(&below.stdout);
     assert!(below.contains("aria-current=\"page\">dep 1.0 · "), "the place is shown");
     assert!(below.contains("noise.bin"));
 
+    let driven = page.with_file_name("driven.html");
+    let script = include_str!("drive_page.js");
+    let html = fs_err::read_to_string(page).unwrap();
+    fs_err::write(&driven, format!("{html}<script>{script}</script>")).unwrap();
+    let driven = browse(&driven, "", &["--dump-dom"]);
+    let driven = String::from_utf8_lossy(&driven.stdout);
+    for said in [
+        "hover: app",
+        "away: nothing",
+        "click: app\n",
+        "click again: app/dep 1.0\n",
+        "escape: app with dep 1.0 in focus\n",
+        "arrow: moved\n",
+        "back: app/dep 1.0\n",
+        "other size: drawn anew\n",
+        "end: of it\n",
+    ] {
+        assert!(driven.contains(said), "no `{said}` in {driven}");
+    }
+
     let picture = page.with_extension("png");
-    browse("", &[&format!("--screenshot={}", picture.display())]);
+    browse(page, "", &[&format!("--screenshot={}", picture.display())]);
     let bytes = fs_err::read(&picture).unwrap();
     assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 15_000, "{} bytes", bytes.len());
 }
