@@ -9,6 +9,7 @@
 //! | `test: run, load test with N workers` | the same when N workers have come |
 //! | `test: assemble` | a shell runs it where `matrix/` and `layers/` are |
 //! | `test: assemble, proxy` | the same through a proxy, which must have been used |
+//! | `test: cluster` | a shell runs it, with a `kubectl` that asks no cluster |
 //! | `test: manifest` | it is YAML and names an image of the matrix |
 //! | `test: ci` | it is YAML, and each `assemble matrix …` in it answers |
 //!
@@ -71,13 +72,13 @@ fn examples() -> Vec<Example> {
 #[test]
 fn each_example_says_how_it_is_tested() {
     let examples = examples();
-    let executable = |example: &&Example| {
+    let is_executed = |example: &&Example| {
         ["sh", "powershell", "yaml", "python"].contains(&example.language.as_str())
     };
     let untested: Vec<_> =
-        examples.iter().filter(executable).filter(|example| example.test.is_none()).collect();
+        examples.iter().filter(is_executed).filter(|example| example.test.is_none()).collect();
     assert!(untested.is_empty(), "{untested:#?}");
-    assert!(examples.iter().filter(executable).count() >= 20);
+    assert!(examples.iter().filter(is_executed).count() >= 20);
 }
 
 /// The examples whose comment begins so, with the rest of it.
@@ -142,12 +143,15 @@ fn programs() -> TempDir {
             compose.display(),
             docker.display()
         );
-        let path = folder.path().join("docker");
-        fs_err::write(&path, script).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs_err::set_permissions(path, mode).unwrap();
+        executable(&folder.path().join("docker"), &script);
     }
     folder
+}
+
+fn executable(path: &Path, script: &str) {
+    fs_err::write(path, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs_err::set_permissions(path, mode).unwrap();
 }
 
 /// The example as a shell runs it.
@@ -367,6 +371,26 @@ fn yaml(example: &Example) -> Option<Value> {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "README.md line {}", example.line);
     Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// There is no cluster here: `kubectl` shows what it would send to one.
+#[test]
+fn what_a_cluster_is_sent_is_as_the_readme_says() {
+    let Some(kubectl) = tool("kubectl") else { return };
+    let (programs, scripts) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let script =
+        format!("#!/bin/sh\nexec {} \"$@\" --dry-run=client --output=json\n", kubectl.display());
+    executable(&programs.path().join("kubectl"), &script);
+    fs_err::write(scripts.path().join("locustfile.py"), "# a test\n").unwrap();
+    let examples = examples();
+    let [(example, _)] = tested(&examples, "cluster").collect::<Vec<_>>()[..] else { panic!() };
+    let sent = succeed(&mut shell(example, programs.path(), scripts.path()));
+    let sent: Value = serde_json::from_str(&sent).unwrap();
+    assert_eq!(sent["data"]["locustfile.py"], "# a test\n");
+    // It is what the chart's values and the operator's resource name.
+    let name = sent["metadata"]["name"].as_str().unwrap().to_owned();
+    let named = tested(&examples, "manifest").filter(|(it, _)| it.text.contains(&name)).count();
+    assert!(named > 0, "{sent}");
 }
 
 #[test]
