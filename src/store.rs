@@ -111,7 +111,7 @@ impl Store {
     ///
     /// Cells are made side by side and want the same wheels, base layers and builds. Whoever is going
     /// to make something takes its turn first, and then looks again whether it is there by now.
-    /// Several turns may be held at once only in the order: a build, the base's tree, a blob.
+    /// Several turns may be held at once only in the order: a build, the base's tree or inventory, a blob.
     pub async fn turn(&self, kind: &'static str, key: &Digest) -> Turn {
         let turn = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);

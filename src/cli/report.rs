@@ -292,7 +292,7 @@ pub(super) fn checked(result: &Checked) -> String {
 fn looked_at(report: &gate::Report) -> String {
     let files =
         if report.files_checked { ", RECORDs, commands, scripts and links are true" } else { "" };
-    let base = if report.base_known { "" } else { " (the base's own files were not needed)" };
+    let base = if report.base.is_empty() { String::new() } else { format!(", {}", report.base) };
     format!("{} ELF files fit the base{base}{files}", report.elf_files)
 }
 

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use object::endian::Endianness;
-use object::read::elf::{Dyn as _, FileHeader, ProgramHeader as _};
+use object::endian::{Endianness, U32};
+use object::read::elf::{
+    Dyn as _, FileHeader, GnuHashTable, HashTable, ProgramHeader as _, Sym as _,
+};
 use object::read::{ReadRef, StringTable};
 use object::{FileKind, elf};
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,13 @@ pub struct Elf {
     /// Versions of symbols that it has itself, in the file's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions_defined: Vec<String>,
+    /// Names of dynamic symbols that others must have, sorted; weak ones are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undefined: Vec<String>,
+    /// Names of dynamic symbols that it has for others, sorted; `None` if it has no table of them
+    /// whose length is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exports: Option<Vec<String>>,
 }
 
 /// A file begins as ELF files do and cannot be read as one.
@@ -47,6 +56,8 @@ pub struct Damaged(String);
 
 /// No list of a real file is longer; a file's own numbers are claims.
 const LONGEST_LIST: usize = 10_000;
+/// The largest libraries have some 100,000 dynamic symbols.
+const MOST_SYMBOLS: u32 = 1 << 22;
 
 /// The facts of a file; `None` if it does not begin with ELF's magic number.
 ///
@@ -127,6 +138,69 @@ impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
         if let Some(at) = value(elf::DT_VERDEF) {
             found.versions_defined = self.versions_defined(self.offset(at)?, &strings)?;
         }
+        let length = match (value(elf::DT_HASH), value(elf::DT_GNU_HASH)) {
+            (Some(at), _) => self.hash(at)?,
+            (None, Some(at)) => self.gnu_hash(at)?,
+            (None, None) => None,
+        };
+        if let (Some(at), Some(length)) = (value(elf::DT_SYMTAB), length) {
+            self.read_symbols(self.offset(at)?, length, &strings, found)?;
+        }
+        Ok(())
+    }
+
+    /// The number of dynamic symbols by the table that every symbol is in.
+    fn hash(&self, address: u64) -> Result<Option<u32>, Damaged> {
+        let table = HashTable::<H>::parse(self.endian, self.from(address)?);
+        Ok(table.ok().map(|table| table.symbol_table_length()))
+    }
+
+    /// The number of dynamic symbols by the table that all are in that others may use: these are the
+    /// last, and where there are none the table says how many others there are.
+    fn gnu_hash(&self, address: u64) -> Result<Option<u32>, Damaged> {
+        let bytes = self.from(address)?;
+        let Ok(table) = GnuHashTable::<H>::parse(self.endian, bytes) else { return Ok(None) };
+        let others = || bytes.read_at::<U32<Endianness>>(4).ok().map(|n| n.get(self.endian));
+        Ok(table.symbol_table_length(self.endian).or_else(others))
+    }
+
+    fn from(&self, address: u64) -> Result<&'a [u8], Damaged> {
+        let at = usize::try_from(self.offset(address)?).unwrap_or(usize::MAX);
+        Ok(self.bytes.get(at..).unwrap_or_default())
+    }
+
+    fn read_symbols(
+        &self,
+        at: u64,
+        length: u32,
+        strings: &StringTable<'a, &'a [u8]>,
+        found: &mut Elf,
+    ) -> Result<(), Damaged> {
+        if length > MOST_SYMBOLS {
+            return Err(Damaged(format!("it has {length} symbols")));
+        }
+        let symbols: &[H::Sym] = self
+            .bytes
+            .read_slice_at(at, usize::try_from(length).unwrap_or(usize::MAX))
+            .map_err(|()| Damaged(format!("the symbol table leaves the file at {at:#x}")))?;
+        let mut exports = Vec::new();
+        // The first one means none.
+        for symbol in symbols.iter().skip(1).filter(|symbol| !symbol.is_local()) {
+            let hidden = matches!(symbol.st_visibility(), elf::STV_HIDDEN | elf::STV_INTERNAL);
+            match (symbol.is_undefined(self.endian), symbol.is_weak() || hidden) {
+                (true, true) => {}
+                (true, false) => {
+                    found.undefined.push(string(strings, symbol.st_name(self.endian).into())?);
+                }
+                (false, _) if hidden => {}
+                (false, _) => exports.push(string(strings, symbol.st_name(self.endian).into())?),
+            }
+        }
+        for names in [&mut found.undefined, &mut exports] {
+            names.sort_unstable();
+            names.dedup();
+        }
+        found.exports = Some(exports);
         Ok(())
     }
 
@@ -239,7 +313,13 @@ mod tests {
         assert_eq!(found.versions_needed["libc.so.6"], ["GLIBC_2.17", "GLIBC_2.2.5"]);
         assert_eq!(found.versions_defined, ["X_1"]);
         assert_eq!(found.interpreter.as_deref(), Some("/lib64/ld-linux-x86-64.so.2"));
+        assert_eq!((found.undefined, found.exports), (Vec::new(), None));
         assert_eq!(read(b"#!/bin/sh\n").unwrap(), None);
+
+        let object = Object::of("x86_64").uses("b").uses("a").exports("d").exports("c");
+        let found = read(&object.to_bytes()).unwrap().unwrap();
+        assert_eq!(found.undefined, ["a", "b"]);
+        assert_eq!(found.exports.unwrap(), ["c", "d"]);
     }
 
     #[test]
@@ -248,6 +328,8 @@ mod tests {
             .needs("libc.so")
             .version("libc.so", "V_1")
             .defines("W")
+            .uses("s")
+            .exports("t")
             .to_bytes();
         assert!(read(b"\x7fELF").is_err());
         for length in 4..whole.len() {
@@ -269,5 +351,6 @@ mod tests {
         let found = read(&own).unwrap().unwrap();
         assert!(found.needed.iter().any(|name| name.starts_with("libc.")), "{found:?}");
         assert!(found.interpreter.is_some());
+        assert!(found.undefined.iter().any(|name| name == "malloc"), "{:?}", found.undefined);
     }
 }

@@ -9,6 +9,8 @@ pub(crate) struct Object {
     defined: Vec<String>,
     run_path: Option<String>,
     interpreter: Option<String>,
+    uses: Vec<String>,
+    exports: Vec<String>,
 }
 
 impl Object {
@@ -47,6 +49,18 @@ impl Object {
         self
     }
 
+    /// One more symbol that others must have.
+    pub(crate) fn uses(mut self, symbol: &str) -> Self {
+        self.uses.push(symbol.to_owned());
+        self
+    }
+
+    /// One more symbol that it has for others.
+    pub(crate) fn exports(mut self, symbol: &str) -> Self {
+        self.exports.push(symbol.to_owned());
+        self
+    }
+
     /// The file: ELF64, little-endian, `ET_DYN`; addresses are offsets.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let headers = 64 + 3 * 56;
@@ -64,6 +78,9 @@ impl Object {
             self.versions.iter().map(|(file, name)| (string(file), string(name))).collect();
         let defined: Vec<_> = self.defined.iter().map(|name| string(name)).collect();
         let interpreter = self.interpreter.as_ref().map(|path| string(path));
+        // Undefined ones lie in no section; the second number is `STB_GLOBAL`, for an object.
+        let mut symbols: Vec<_> = self.uses.iter().map(|name| (string(name), 0)).collect();
+        symbols.extend(self.exports.iter().map(|name| (string(name), 1_u64)));
 
         let mut tail = Vec::new();
         let verneed = tail.len() as u64;
@@ -86,7 +103,11 @@ impl Object {
                 put(&mut tail, value, size);
             }
         }
+        let (symbols_at, hash_at) = put_symbols(&mut tail, &symbols);
         let tail_at = headers;
+        if !symbols.is_empty() {
+            dynamic.extend([(6, tail_at + symbols_at), (11, 24), (4, tail_at + hash_at)]);
+        }
         if !needed.is_empty() {
             dynamic.extend([(0x6fff_fffe, tail_at + verneed), (0x6fff_ffff, needed.len() as u64)]);
         }
@@ -134,6 +155,24 @@ impl Object {
         }
         bytes
     }
+}
+
+/// A table of symbols, which begins with one that means none, and a hash table of one bucket, which only
+/// says how many there are; where both lie.
+fn put_symbols(bytes: &mut Vec<u8>, symbols: &[(u64, u64)]) -> (u64, u64) {
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    let symbols_at = bytes.len() as u64;
+    for (name, section) in [(0, 0)].iter().chain(symbols) {
+        for (value, size) in [(*name, 4), (0x11, 1), (0, 1), (*section, 2), (0, 8), (0, 8)] {
+            put(bytes, value, size);
+        }
+    }
+    let hash_at = bytes.len() as u64;
+    let length = symbols.len() as u64 + 1;
+    for value in [1, length, 0].into_iter().chain((0..length).map(|_| 0)) {
+        put(bytes, value, 4);
+    }
+    (symbols_at, hash_at)
 }
 
 fn put(bytes: &mut Vec<u8>, value: u64, size: usize) {

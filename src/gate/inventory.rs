@@ -18,7 +18,7 @@ use crate::python::record::Hash;
 use crate::store::{self, Store};
 
 /// Records are kept under this name; changes when the same layer would be read differently.
-const RECORDS: &str = "inventory-1";
+const RECORDS: &str = "inventory-2";
 /// Files that are read into memory at all: nothing larger is an ELF file of a base or wheel.
 const LARGEST_FILE: u64 = 2 << 30;
 /// Documents that are kept; a RECORD of 100,000 files is smaller.

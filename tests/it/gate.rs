@@ -68,35 +68,58 @@ async fn what_the_base_cannot_load_is_not_published() {
     }
 }
 
+/// The verdict is the same whatever is in the cache: the base's files are read for it where they are
+/// not known, and never again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wheel_that_bundles_everything_costs_no_download_of_the_base() {
-    let bundling = musl().needs("libfoo-1.so").runs_from("$ORIGIN/../demo.libs");
-    let (project, output) =
-        pushed(&[(MODULE, bundling.to_bytes()), ("demo.libs/libfoo-1.so", musl().to_bytes())])
-            .await;
-    let said = text(&output);
-    assert!(output.status.success(), "{said}");
-    assert!(
-        said.contains("2 ELF files fit the base (the base's own files were not needed)"),
-        "{said}"
-    );
-    assert!(said.contains("start check not run: no layer has a [check] command"), "{said}");
-    // Its config, and the layer once: streamed to the other repository, or mounted.
-    let layer_reads = project.registry.count("GET", "/v2/library/python/blobs/");
-    assert!(layer_reads <= 2, "{:?}", project.registry.lines());
+async fn the_base_is_read_once_and_looked_at_always() {
+    let reading = "reading the base's files";
+    let layer_reads =
+        |project: &Project| project.registry.count("GET", "/v2/library/python/blobs/");
+    for object in [musl(), musl().needs("libz.so.1")] {
+        let (project, output) = pushed(&[(MODULE, object.to_bytes())]).await;
+        let said = text(&output);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains(reading), "{said}");
+        assert!(said.contains("1 ELF files fit the base, `alpine 3.24.1` on musl, "), "{said}");
+        assert!(said.contains("start check not run: no layer has a [check] command"), "{said}");
+        // Its config, and its layer, which is mounted.
+        assert_eq!(layer_reads(&project), 2, "{:?}", project.registry.lines());
+
+        // Other layers on the same base.
+        project.wheel("demo", TAG, &[(MODULE, object.uses("gone").to_bytes())]);
+        project.succeed(&["lock", CELL, "--upgrade"]).await;
+        project.registry.clear_log();
+        let again = project.succeed(&["--push"]).await;
+        assert!(!again.contains(reading), "{again}");
+        assert!(again.contains("1 ELF files fit the base, `alpine 3.24.1` on musl, "), "{again}");
+        assert_eq!(layer_reads(&project), 0, "{:?}", project.registry.lines());
+
+        // Damaged records heal.
+        let records = project.path("home/.cache/assemble/keyed");
+        for kind in ["gate", "inventory-2"] {
+            for record in fs_err::read_dir(records.join(kind)).unwrap() {
+                fs_err::write(record.unwrap().path(), "damaged").unwrap();
+            }
+        }
+        let healed = project.succeed(&["--push"]).await;
+        assert!(healed.contains("1 ELF files fit the base, `alpine 3.24.1` on musl, "), "{healed}");
+    }
 }
 
+/// Without the network there is no verdict on a base that was never read, and so no image.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_library_of_the_base_is_found_there() {
-    let (project, output) = pushed(&[(MODULE, musl().needs("libz.so.1").to_bytes())]).await;
+async fn a_base_that_cannot_be_read_is_no_base_that_fits() {
+    let project = Project::new(&["linux/amd64"], "").await;
+    project.serve_base(&base());
+    project.wheel("demo", "py3-none-any", &[("demo.py", Vec::new())]);
+    project.succeed(&["new", CELL]).await;
+    project.succeed(&["plan", CELL]).await;
+    let output = project.run(&[CELL, "--offline", "-o", "image.tar"]).await;
     let said = text(&output);
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("reading the base's files"), "{said}");
-    assert!(said.contains("1 ELF files fit the base, "), "{said}");
-    // Next time its inventory is known.
-    project.registry.clear_log();
-    let again = project.succeed(&["--push"]).await;
-    assert!(!again.contains("reading the base's files"), "{again}");
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("could not fetch the layers of "), "{said}");
+    assert!(said.contains("is needed, but the network is not to be used"), "{said}");
+    assert!(!project.path("image.tar").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,6 +135,6 @@ async fn a_base_that_is_another_os_is_refused() {
     let said = text(&output);
     assert_eq!(output.status.code(), Some(5), "{said}");
     assert!(said.contains("the cell says os `alpine3.24`, but "), "{said}");
-    assert!(said.contains("is `alpine 3.19.1`"), "{said}");
+    assert!(said.contains("is `alpine 3.19.1` on musl"), "{said}");
     assert!(!project.path("image.tar").exists());
 }

@@ -4,30 +4,31 @@ use std::collections::BTreeSet;
 
 use super::elf::Elf;
 use super::error::Finding;
-use super::inventory::Inventory;
+use super::inventory::{Inventory, Node};
 use super::owners::Owners;
 use crate::python::target::{Libc, Target};
+
+mod symbols;
 
 /// Where loaders look when a file says nothing: musl's default, then glibc's with Debian's folders.
 const FOLDERS: [&str; 4] = ["/lib", "/usr/local/lib", "/usr/lib", "/lib64"];
 
-/// What was found, and whether the base's files could say more.
+/// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// How many ELF files were looked at.
     pub files: usize,
     /// Sorted by owner and path.
     pub findings: Vec<Finding>,
-    /// Some findings would be none if the base brings a library; only without its inventory.
-    pub base_decides: bool,
 }
 
-/// Looks at every ELF file of `ours` as the loader of `target` would. `base` is `None` if its files
-/// are not known: then a library must be in `ours` or belong to the C library.
-pub fn check(ours: &Inventory, base: Option<&Inventory>, target: &Target) -> Verdict {
-    let all = base.map_or_else(|| ours.clone(), |base| ours.over(base));
+/// Looks at every ELF file of `ours` as the loader of `target` would, on top of `base`.
+pub fn check(ours: &Inventory, base: &Inventory, target: &Target) -> Verdict {
+    let all = ours.over(base);
     let owners = Owners::of(ours);
     let suffixes = Suffixes::of(base, target);
+    let look = Look { all: &all, owners: &owners, target };
+    let interpreter = look.interpreter();
     let mut verdict = Verdict::default();
     for (path, file) in ours.files() {
         let mut find = |problem: String| {
@@ -51,8 +52,10 @@ pub fn check(ours: &Inventory, base: Option<&Inventory>, target: &Target) -> Ver
         if let Some(problem) = suffixes.problem(path, ours) {
             find(problem);
         }
-        let look = Look { all: &all, knows_base: base.is_some(), owners: &owners, target };
-        verdict.base_decides |= look.loads(path, elf, &mut find);
+        look.loads(path, elf, &mut find);
+        if let Some(problem) = look.missing_symbols(path, elf, &interpreter) {
+            find(problem);
+        }
     }
     verdict.findings.sort();
     verdict
@@ -128,48 +131,37 @@ impl Family {
 /// How one file is looked at.
 struct Look<'a> {
     all: &'a Inventory,
-    knows_base: bool,
     owners: &'a Owners,
     target: &'a Target,
 }
 
-impl Look<'_> {
-    /// Reports what keeps the file from being loaded; returns whether the base's files could refute
-    /// any of it.
-    fn loads(&self, path: &str, elf: &Elf, find: &mut impl FnMut(String)) -> bool {
+impl<'a> Look<'a> {
+    /// Reports what keeps the file from being loaded, apart from symbols.
+    fn loads(&self, path: &str, elf: &Elf, find: &mut impl FnMut(String)) {
         let family = Family::of_target(self.target.libc);
-        let mut base_decides = false;
-        if let Some(interpreter) = &elf.interpreter {
-            let name = interpreter.rsplit('/').next().unwrap_or_default();
-            let own = Family::of_library(name) == Some(family);
-            if !self.all.has(interpreter) && (self.knows_base || !own) {
-                base_decides |= !self.knows_base;
-                find(format!("asks for the loader `{interpreter}`, which is not in the image"));
-            }
+        if let Some(interpreter) = &elf.interpreter
+            && !self.all.has(interpreter)
+        {
+            find(format!("asks for the loader `{interpreter}`, which is not in the image"));
         }
         for library in &elf.needed {
-            let other = Family::of_library(library).filter(|found| *found != family);
-            match (other, self.library(path, elf, library)) {
+            match (Family::of_library(library), self.library(path, elf, library)) {
                 (_, Some(_)) => {}
+                (Some(found), None) if found == family => {}
                 (Some(other), None) => {
-                    base_decides |= !self.knows_base;
                     let (other, own) = (other.name(), family.name());
                     find(format!("needs `{library}` of {other}, and the base has {own}"));
                 }
-                (None, None) if Family::of_library(library) == Some(family) => {}
-                (None, None) => {
-                    base_decides |= !self.knows_base;
-                    find(format!(
-                        "needs `{library}`, which is neither in the layers nor in the base"
-                    ));
-                }
+                (None, None) => find(format!(
+                    "needs `{library}`, which is neither in the layers nor in the base"
+                )),
             }
         }
         for (library, versions) in &elf.versions_needed {
             if Family::of_library(library).is_some_and(|found| found != family) {
                 continue;
             }
-            let known = self.library(path, elf, library).map(|file| &file.versions_defined);
+            let known = self.library(path, elf, library).map(|(_, file)| &file.versions_defined);
             for version in versions {
                 let missing = match known {
                     Some(known) if !known.is_empty() => !known.contains(version),
@@ -181,12 +173,11 @@ impl Look<'_> {
                 }
             }
         }
-        base_decides
     }
 
-    /// The library that a loader would find for `elf` at `path`: by the file's own search path, by
-    /// those of its distribution's other files, which may have loaded it before, or by default.
-    fn library(&self, path: &str, elf: &Elf, library: &str) -> Option<&Elf> {
+    /// The library that a loader would find for `elf` at `path`, and where: by the file's own search
+    /// path, by those of its distribution's other files, which may have loaded it before, or by default.
+    fn library(&self, path: &str, elf: &Elf, library: &str) -> Option<(String, &'a Elf)> {
         let own = elf.run_path.iter().map(|folder| expand(folder, path));
         let folders: Vec<String> = if library.contains('/') {
             vec![String::new()]
@@ -195,16 +186,34 @@ impl Look<'_> {
                 .map(|folder| format!("{folder}/{}-linux-gnu", self.target.machine()));
             own.chain(FOLDERS.map(str::to_owned)).chain(debian).collect()
         };
-        let found = folders.iter().find_map(|folder| {
-            let file = self.all.file(&format!("{folder}/{library}"))?;
-            file.elf.as_ref()
-        });
+        let found = folders.iter().find_map(|folder| self.elf(&format!("{folder}/{library}")));
         found.or_else(|| {
             self.owners
                 .siblings(path)
                 .filter(|sibling| sibling.rsplit('/').next() == Some(library))
-                .find_map(|sibling| self.all.file(sibling)?.elf.as_ref())
+                .find_map(|sibling| self.elf(sibling))
         })
+    }
+
+    /// The base's loader, if `library` is a name of the C library's: musl's takes them all for itself.
+    fn libc(&self, library: &str) -> Option<(String, &'a Elf)> {
+        Family::of_library(library)?;
+        match self.target.libc {
+            Libc::Musl { .. } => self
+                .all
+                .files()
+                .find(|(path, _)| path.trim_start_matches("usr/").starts_with("lib/ld-musl-"))
+                .and_then(|(path, file)| Some((path.to_owned(), file.elf.as_ref()?))),
+            Libc::Glibc { .. } => None,
+        }
+    }
+
+    /// The ELF file at `path`, links followed, and where it lies.
+    fn elf(&self, path: &str) -> Option<(String, &'a Elf)> {
+        match self.all.find(path)? {
+            (path, Node::File(file)) => Some((path, file.elf.as_ref()?)),
+            _ => None,
+        }
     }
 }
 
@@ -255,13 +264,12 @@ struct Suffixes {
 
 impl Suffixes {
     /// What the base's own modules are called, or what such a Python is known to accept.
-    fn of(base: Option<&Inventory>, target: &Target) -> Self {
+    fn of(base: &Inventory, target: &Target) -> Self {
         let python = (target.python.0, target.python.1);
         let (major, minor) = python;
         let modules = format!("usr/local/lib/python{major}.{minor}/lib-dynload/");
         let own: BTreeSet<String> = base
-            .into_iter()
-            .flat_map(Inventory::files)
+            .files()
             .filter_map(|(path, _)| Some(tag(path.strip_prefix(&modules)?)?.1.to_owned()))
             .collect();
         if !own.is_empty() {

@@ -49,7 +49,7 @@ const MODULE: &str = "demo/_c.cpython-313-x86_64-linux-musl.so";
 const GNU_MODULE: &str = "demo/_c.cpython-313-x86_64-linux-gnu.so";
 
 #[test]
-fn each_misfit_is_found_with_and_without_the_base() {
+fn each_misfit_is_found() {
     let own = || Object::of("x86_64").needs("libc.musl-x86_64.so.1");
     let gnu = || Object::of("x86_64").needs("libc.so.6");
     let bundled = || own().needs("libfoo-1.so").runs_from("$ORIGIN/../demo.libs");
@@ -137,14 +137,12 @@ fn each_misfit_is_found_with_and_without_the_base() {
         let target = target(os, "linux/amd64");
         let ours = ours(module, &object, &[]);
         let base = if os.starts_with("alpine") { musl() } else { glibc() };
-        for base in [None, Some(&base)] {
-            let verdict = check(&ours, base, &target);
-            let problems: Vec<_> = verdict.findings.iter().map(|f| f.problem.as_str()).collect();
-            assert_eq!(problems, expected.into_iter().collect::<Vec<_>>(), "{what}");
-            for finding in &verdict.findings {
-                assert_eq!(finding.owner, "demo 1.0");
-                assert_eq!(finding.path, format!("/{SITE}/{module}"));
-            }
+        let verdict = check(&ours, &base, &target);
+        let problems: Vec<_> = verdict.findings.iter().map(|f| f.problem.as_str()).collect();
+        assert_eq!(problems, expected.into_iter().collect::<Vec<_>>(), "{what}");
+        for finding in &verdict.findings {
+            assert_eq!(finding.owner, "demo 1.0");
+            assert_eq!(finding.path, format!("/{SITE}/{module}"));
         }
     }
 }
@@ -154,30 +152,79 @@ fn too_new_symbols_of_glibc() {
     let object = Object::of("x86_64").needs("libc.so.6").version("libc.so.6", "GLIBC_2.38");
     let ours = ours(GNU_MODULE, &object, &[]);
     let target = target("bookworm", "linux/amd64");
-    for (base, has) in [(None, "glibc 2.36"), (Some(glibc()), "`GLIBC_2.36` at most")] {
-        let verdict = check(&ours, base.as_ref(), &target);
+    let without_versions = Inventory::made([node("lib/libc.so.6", b"\x7fELF of nothing")]);
+    for (base, has) in [(without_versions, "glibc 2.36"), (glibc(), "`GLIBC_2.36` at most")] {
+        let verdict = check(&ours, &base, &target);
         let problem = format!("needs `GLIBC_2.38` of `libc.so.6`, and the base has {has}");
         assert_eq!(verdict.findings.iter().map(|f| &f.problem).collect::<Vec<_>>(), [&problem]);
-        assert!(!verdict.base_decides);
     }
 }
 
 #[test]
-fn only_what_neither_layers_nor_libc_bring_asks_for_the_base() {
+fn libraries_come_from_the_layers_and_the_base() {
     let target = target("alpine3.24", "linux/amd64");
     let module = Object::of("x86_64").needs("libc.musl-x86_64.so.1");
     let library = Object::of("x86_64").needs("libc.musl-x86_64.so.1");
     let bundling = module.clone().needs("libfoo-1.so").runs_from("$ORIGIN/../demo.libs");
     let whole = ours(MODULE, &bundling, &[("demo.libs/libfoo-1.so", &library)]);
-    assert_eq!(check(&whole, None, &target), Verdict { files: 2, ..Verdict::default() });
+    assert_eq!(check(&whole, &musl(), &target), Verdict { files: 2, ..Verdict::default() });
 
-    let asking = ours(MODULE, &module.clone().needs("libz.so.1"), &[]);
-    assert!(check(&asking, None, &target).base_decides);
-    assert_eq!(check(&asking, Some(&musl()), &target).findings, []);
+    let of_base = ours(MODULE, &module.clone().needs("libz.so.1"), &[]);
+    assert_eq!(check(&of_base, &musl(), &target).findings, []);
 
     // Loaded by the distribution itself before it is needed.
     let preloaded = ours(MODULE, &module.needs("libbar.so"), &[("demo/lib/libbar.so", &library)]);
-    assert_eq!(check(&preloaded, None, &target).findings, []);
+    assert_eq!(check(&preloaded, &musl(), &target).findings, []);
+}
+
+/// A base whose Python and libraries say what they have.
+fn speaking() -> Inventory {
+    let own = |object: Object| object.needs("libc.musl-x86_64.so.1");
+    let python = own(Object::of("x86_64")).needs("libpython3.13.so.1.0").exports("_start");
+    let libpython = own(Object::of("x86_64")).exports("PyModule_Create2");
+    let libc = Object::of("x86_64").exports("memcpy").exports("strlcpy");
+    Inventory::made([
+        node("usr/local/bin/python3.13", &python.to_bytes()),
+        node("usr/local/lib/libpython3.13.so.1.0", &libpython.to_bytes()),
+        node("lib/ld-musl-x86_64.so.1", &libc.to_bytes()),
+    ])
+}
+
+#[test]
+fn symbols_are_those_of_the_interpreter_the_libraries_and_the_distribution() {
+    let target = target("alpine3.24", "linux/amd64");
+    let own = || Object::of("x86_64").needs("libc.musl-x86_64.so.1").exports("PyInit__c");
+    let library = Object::of("x86_64").exports("foo");
+    let others = [("demo.libs/libfoo-1.so", &library)];
+    let bundling = || own().needs("libfoo-1.so").runs_from("$ORIGIN/../demo.libs");
+    let python = || own().uses("PyModule_Create2").uses("memcpy");
+    for (what, object, others, expected) in [
+        ("of python and libc", python(), &others[..0], None),
+        ("of its own library", bundling().uses("foo"), &others, None),
+        ("of another file of its distribution", own().uses("foo"), &others, None),
+        (
+            "of nobody",
+            python().uses("foo"),
+            &others[..0],
+            Some("needs the symbol `foo`, which neither its libraries nor the base's python have"),
+        ),
+        (
+            "many of nobody",
+            bundling().uses("a").uses("b").uses("c").uses("d").uses("memcpy"),
+            &others,
+            Some(
+                "needs the symbols `a`, `b`, `c` and 1 more, which neither its libraries nor the \
+                 base's python have",
+            ),
+        ),
+    ] {
+        let found = check(&ours(MODULE, &object, others), &speaking(), &target).findings;
+        let problems: Vec<_> = found.iter().map(|finding| finding.problem.as_str()).collect();
+        assert_eq!(problems, expected.into_iter().collect::<Vec<_>>(), "{what}");
+        // Where the base cannot be looked into, nothing is claimed.
+        let found = check(&ours(MODULE, &object, others), &musl(), &target).findings;
+        assert_eq!(found, [], "{what}");
+    }
 }
 
 #[test]
@@ -185,8 +232,9 @@ fn a_module_for_another_python_may_lie_beside_the_right_one() {
     let target = target("alpine3.24", "linux/amd64");
     let object = Object::of("x86_64").needs("libc.musl-x86_64.so.1");
     let other = "demo/_c.cpython-312-x86_64-linux-musl.so";
-    assert_eq!(check(&ours(other, &object, &[]), None, &target).findings.len(), 1);
-    assert_eq!(check(&ours(other, &object, &[(MODULE, &object)]), None, &target).findings, []);
+    assert_eq!(check(&ours(other, &object, &[]), &musl(), &target).findings.len(), 1);
+    let both = ours(other, &object, &[(MODULE, &object)]);
+    assert_eq!(check(&both, &musl(), &target).findings, []);
 }
 
 #[test]
@@ -200,10 +248,10 @@ fn old_pythons_name_modules_as_their_base_does() {
         "usr/local/lib/python3.8/lib-dynload/math.cpython-38-x86_64-linux-gnu.so",
         &object,
     )]);
-    assert_eq!(check(&module("gnu"), None, &target).findings, []);
-    assert_eq!(check(&module("musl"), None, &target).findings, []);
-    assert_eq!(check(&module("gnu"), Some(&base), &target).findings.len(), 0);
-    let found = check(&module("musl"), Some(&base), &target).findings;
+    assert_eq!(check(&module("gnu"), &Inventory::default(), &target).findings, []);
+    assert_eq!(check(&module("musl"), &Inventory::default(), &target).findings, []);
+    assert_eq!(check(&module("gnu"), &base, &target).findings.len(), 0);
+    let found = check(&module("musl"), &base, &target).findings;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].owner, "a layer's own file");
 }
@@ -211,6 +259,6 @@ fn old_pythons_name_modules_as_their_base_does() {
 #[test]
 fn a_file_that_only_begins_as_elf_is_damaged() {
     let ours = Inventory::made([node("opt/x", b"\x7fELF\x02\x01\x01")]);
-    let found = check(&ours, None, &target("alpine3.24", "linux/amd64")).findings;
+    let found = check(&ours, &musl(), &target("alpine3.24", "linux/amd64")).findings;
     assert!(found[0].problem.starts_with("is a damaged ELF file: "), "{found:?}");
 }

@@ -8,10 +8,9 @@ use super::owners::{Distribution, Owners, place};
 use crate::python::entry_points::EntryPoints;
 
 /// What can be told from the files alone: RECORDs are complete and true, commands have their modules,
-/// scripts their interpreters, links their targets. What only the base could refute is not reported
-/// while its files are not known.
-pub fn check(ours: &Inventory, base: Option<&Inventory>) -> Vec<Finding> {
-    let all = base.map_or_else(|| ours.clone(), |base| ours.over(base));
+/// scripts their interpreters, links their targets.
+pub fn check(ours: &Inventory, base: &Inventory) -> Vec<Finding> {
+    let all = ours.over(base);
     let owners = Owners::of(ours);
     let mut findings = Vec::new();
     for distribution in &owners.distributions {
@@ -30,12 +29,11 @@ pub fn check(ours: &Inventory, base: Option<&Inventory>) -> Vec<Finding> {
                     find("is in no RECORD".to_owned());
                 }
                 if let Some(line) = file.interpreter.as_ref().filter(|_| file.mode & 0o111 != 0) {
-                    interpreter(line, &all, base.is_some()).into_iter().for_each(&mut find);
+                    interpreter(line, &all).into_iter().for_each(&mut find);
                 }
             }
             Node::Link(target) => {
-                // What leads into the base can be followed only if its files are known.
-                if base.is_some() && !all.has(path) {
+                if !all.has(path) {
                     find(format!("points to `{target}`, which is not in the image"));
                 }
             }
@@ -101,7 +99,7 @@ fn commands(
     };
     for (name, reference) in found.console_scripts.iter().chain(&found.gui_scripts) {
         let first = reference.module.split('.').next().unwrap_or_default();
-        // A module of the base's: its files may not be known, or it may be built in.
+        // A module of the base's may be built in.
         if !has_module(ours, &distribution.site, first) {
             continue;
         }
@@ -125,16 +123,16 @@ fn has_module(files: &Inventory, site: &str, module: &str) -> bool {
 }
 
 /// Why the first line of a script names nothing that runs.
-fn interpreter(line: &str, all: &Inventory, knows_base: bool) -> Option<String> {
+fn interpreter(line: &str, all: &Inventory) -> Option<String> {
     let mut words = line.split_whitespace();
     let program = words.next().unwrap_or_default();
     if !program.starts_with('/') {
         return Some(format!("has the interpreter `{program}`, which is no absolute path"));
     }
-    if knows_base && !all.has(program) {
+    if !all.has(program) {
         return Some(format!("has the interpreter `{program}`, which is not in the image"));
     }
-    if !knows_base || !program.ends_with("/env") {
+    if !program.ends_with("/env") {
         return None;
     }
     let name = words.find(|word| !word.starts_with('-') && !word.contains('='))?;
