@@ -23,6 +23,7 @@ pub mod python;
 pub mod registry;
 pub mod sandbox;
 pub mod store;
+pub mod wheel_cache;
 
 pub mod cli;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::oci::Platform;
-use crate::{package_index, registry, sandbox, store::Store};
+use crate::{package_index, registry, sandbox, store::Store, wheel_cache};
 
 /// Everything outside the process, opened once by the command line and passed on.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct World {
     pub registry: registry::Client,
     /// Package indexes and local wheel folders.
     pub package_index: package_index::Client,
+    /// Where wheels that others built are looked for, if anywhere.
+    pub wheel_cache: Option<wheel_cache::Cache>,
     /// How foreign code is run.
     pub sandbox: sandbox::Sandbox,
     /// Where notices and progress go.

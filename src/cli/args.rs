@@ -75,6 +75,14 @@ pub(super) struct Shared {
     #[arg(long, global = true, value_name = "FILE", help_heading = "Registries")]
     pub ca_bundle: Option<PathBuf>,
 
+    /// Look here for wheels that others built from sdists; `none`: nowhere
+    /// [also: $ASSEMBLE_WHEEL_CACHE, `wheels` in matrix.toml]
+    #[arg(long, global = true, value_name = "REPOSITORY", help_heading = "Registries")]
+    pub wheel_cache: Option<String>,
+    /// Put wheels there that it lacks
+    #[arg(long, global = true, help_heading = "Registries")]
+    pub push_wheels: bool,
+
     /// The package index [also: $UV_DEFAULT_INDEX, $PIP_INDEX_URL, pip.conf; default: public PyPI]
     #[arg(long, global = true, value_name = "URL", help_heading = "Package indexes")]
     pub index_url: Option<String>,

@@ -40,6 +40,8 @@ pub(super) fn world(
         store,
         registry,
         package_index,
+        // The recipe may name one, and is read later.
+        wheel_cache: None,
         sandbox: sandbox::Sandbox {
             launcher: PathBuf::from("/proc/self/exe"),
             force_loader: environment.get("ASSEMBLE_SANDBOX") == Some("loader"),

@@ -8,12 +8,13 @@ use std::path::PathBuf;
 pub(super) struct Environment(BTreeMap<&'static str, String>);
 
 /// Every variable that means something here.
-const KNOWN: [&str; 27] = [
+const KNOWN: [&str; 28] = [
     "ASSEMBLE_CACHE_DIR",
     "ASSEMBLE_MIRRORS",
     "ASSEMBLE_PULL_AUTH_FILE",
     "ASSEMBLE_PUSH_AUTH_FILE",
     "ASSEMBLE_SANDBOX",
+    "ASSEMBLE_WHEEL_CACHE",
     "CONTAINERS_REGISTRIES_CONF",
     "DOCKER_AUTH_CONFIG",
     "DOCKER_CONFIG",

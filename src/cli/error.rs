@@ -39,6 +39,10 @@ pub(super) enum Error {
     RegistriesConf { path: PathBuf, reason: String },
     #[error("the reference is not usable")]
     Reference(#[source] crate::oci::reference::ParseError),
+    #[error("`{0}` names more than a repository")]
+    NoRepository(String),
+    #[error("--push-wheels, but no wheel cache is named")]
+    NoWheelCache,
     #[error("no password on standard input")]
     NoPassword,
     #[error("no folder for credentials: none of REGISTRY_AUTH_FILE, DOCKER_CONFIG and HOME is set")]
@@ -74,6 +78,9 @@ impl Failure for Error {
             }
             Self::Cells { not_begun: 1.., .. } => {
                 Some("--keep-going makes the other cells all the same".into())
+            }
+            Self::NoWheelCache => {
+                Some("name one: `--wheel-cache REPOSITORY`, or `wheels` in matrix.toml".into())
             }
             Self::NoSuchPlatform { .. } => {
                 Some("add it to `platforms` in matrix.toml or cell.toml, and lock again".into())

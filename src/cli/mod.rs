@@ -111,8 +111,10 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
         }
         _ => {}
     }
-    let world = convert::world(shared, &environment, terminal.clone())?;
+    let mut world = convert::world(shared, &environment, terminal.clone())?;
     let recipe = Recipe::open(&shared.root).doing(|| "read the recipe".into())?;
+    let settings = &recipe.matrix.settings;
+    world.wheel_cache = network::wheel_cache(shared, &environment, settings, &world.registry)?;
     match command {
         None => {
             let requests = convert::requests(&recipe, assemble, &environment)?;

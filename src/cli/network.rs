@@ -11,11 +11,13 @@ use super::convert::key_value;
 use super::environment::Environment;
 use super::error::Error;
 use crate::error::{Doing, Result};
-use crate::http;
+use crate::oci::Reference;
+use crate::recipe::Settings;
 use crate::registry::layouts::Layouts;
 use crate::registry::registries_conf::RegistriesConf;
 use crate::registry::{self, credentials};
 use crate::store::Store;
+use crate::{http, wheel_cache};
 
 /// The HTTP client of all doors.
 ///
@@ -121,6 +123,40 @@ fn text_if_there(path: &Path) -> std::result::Result<Option<String>, Error> {
             }
             _ => Err(Error::Disk(error)),
         },
+    }
+}
+
+/// The shared cache of built wheels: by the flag, the variable or the recipe, the first that says
+/// something. Without the network there is none.
+///
+/// # Errors
+/// What is named is no repository, or is to be written and not named.
+pub(super) fn wheel_cache(
+    shared: &Shared,
+    environment: &Environment,
+    settings: &Settings,
+    registry: &registry::Client,
+) -> Result<Option<wheel_cache::Cache>> {
+    let doing = || "use the wheel cache".to_owned();
+    let named = shared.wheel_cache.as_deref().or_else(|| environment.get("ASSEMBLE_WHEEL_CACHE"));
+    let repository = match named {
+        Some("none") => None,
+        Some(name) => {
+            let reference: Reference = name.parse().map_err(Error::Reference).doing(doing)?;
+            if reference.tag().is_some() || reference.digest().is_some() {
+                return Err(Error::NoRepository(name.to_owned())).doing(doing);
+            }
+            Some(reference)
+        }
+        None => settings.wheels.clone(),
+    };
+    match repository {
+        Some(_) if shared.offline => Ok(None),
+        Some(repository) => {
+            Ok(Some(wheel_cache::Cache::new(registry, &repository, shared.push_wheels)))
+        }
+        None if shared.push_wheels => Err(Error::NoWheelCache).doing(doing),
+        None => Ok(None),
     }
 }
 

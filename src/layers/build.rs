@@ -17,7 +17,7 @@ use super::{
     files, kept, python, sdist,
 };
 use crate::base::{self, Base};
-use crate::oci::{Digest, Platform};
+use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{Content, Plan, PlannedDistribution};
 use crate::recipe::layer::{self as recipe, parse_mode, parse_owner};
 use crate::request::Request;
@@ -57,6 +57,9 @@ pub struct Built {
     pub pure_fallback: bool,
     /// Whether it was built by an earlier run.
     pub from_cache: bool,
+    /// The entry of the shared wheel cache that it came from in this run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found_in: Option<Reference>,
 }
 
 /// Makes every layer of the plan.
@@ -265,9 +268,7 @@ async fn wheel_of(
     world: &World,
 ) -> Result<(Digest, Built), Error> {
     let (major, minor) = plan.base.python_minor();
-    let twin = twin_of(base, world).await?;
-    let build_base = twin.as_ref().unwrap_or(base);
-    let request = BuildRequest {
+    let request_on = |base: &Base| BuildRequest {
         name: distribution.name.clone(),
         version: distribution.version.clone(),
         sdist: StoredFile {
@@ -280,13 +281,23 @@ async fn wheel_of(
             .map(|need| StoredFile { file_name: need.file_name.clone(), digest: need.sha256 })
             .collect(),
         python: (major.into(), minor.into()),
-        rootfs_key: base::rootfs::key(&build_base.diff_ids),
+        rootfs_key: base::rootfs::key(&base.diff_ids),
         env: BTreeMap::new(),
     };
+    // What a machine of the image's own kind built fits as it is.
+    let native = sdist::shared::native(&request_on(base), &base.platform, world).await?;
+    let twin = if native.is_some() { None } else { twin_of(base, world).await? };
+    let build_base = twin.as_ref().unwrap_or(base);
+    let request = request_on(build_base);
     // Other cells may want the same wheel now.
     let turn = world.store.turn("sdist", &request.key()).await;
-    let wheel = if let Some(wheel) = sdist::cached(&request, &world.store)? {
-        wheel
+    let found = match native {
+        Some(found) => Some(found),
+        None => sdist::shared::find(&request, &build_base.platform, world).await?,
+    };
+    let found_in = found.as_ref().and_then(|found| found.entry.clone());
+    let wheel = if let Some(found) = found {
+        found.wheel
     } else {
         let own = (
             distribution.name.clone(),
@@ -304,6 +315,7 @@ async fn wheel_of(
         world.progress.step(&format!("building {}", distribution.file_name));
         sdist::build(&request, &rootfs, &world.store, &world.sandbox).await?
     };
+    sdist::shared::keep(&request, &build_base.platform, &wheel, world).await?;
     drop(turn);
     if wheel.pure_fallback {
         world.progress.notice(&format!(
@@ -335,6 +347,7 @@ async fn wheel_of(
         tier: wheel.tier,
         pure_fallback: wheel.pure_fallback,
         from_cache: wheel.from_cache,
+        found_in,
     };
     Ok((made.0, figures))
 }

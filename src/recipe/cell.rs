@@ -259,6 +259,7 @@ mod tests {
                 base: text("registry.example/b:{python}-{os}"),
                 platforms: vec!["linux/amd64".parse().unwrap()],
                 layers: vec![text("x")],
+                wheels: None,
                 floating: Vec::new(),
             },
             cells: Vec::new(),

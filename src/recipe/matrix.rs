@@ -33,6 +33,9 @@ pub struct Settings {
     pub platforms: Vec<Platform>,
     /// The stack: folders below `layers/`, bottom first.
     pub layers: Vec<String>,
+    /// The repository in which wheels that were built from sdists are looked for.
+    #[serde(default)]
+    pub wheels: Option<Reference>,
     /// Tags that move to the newest cell.
     #[serde(default)]
     pub floating: Vec<Floating>,
@@ -101,6 +104,11 @@ impl Matrix {
         }
         if self.settings.layers.is_empty() {
             return invalid("`layers` is empty: an image without a layer of ours is the base");
+        }
+        if let Some(wheels) = &self.settings.wheels
+            && (wheels.tag().is_some() || wheels.digest().is_some())
+        {
+            return invalid("`wheels` names more than a repository");
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ pub use error::Error;
 pub use floating::Floating;
 pub use layer::{Brick, Layer};
 pub use lock::Lock;
-pub use matrix::Matrix;
+pub use matrix::{Matrix, Settings};
 pub use python::Python;
 pub use status::{State, Status};
 

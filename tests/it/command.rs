@@ -16,10 +16,11 @@ pub(crate) const TAG: &str = "2.47.0-python3.13-alpine3.24";
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_assemble");
 
 /// Variables that would make a run depend on who runs it.
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
     "ASSEMBLE_CACHE_DIR",
     "ASSEMBLE_MIRRORS",
     "ASSEMBLE_SANDBOX",
+    "ASSEMBLE_WHEEL_CACHE",
     "DOCKER_AUTH_CONFIG",
     "DOCKER_CONFIG",
     "REGISTRY_AUTH_FILE",

@@ -76,6 +76,9 @@ mod scene;
 /// Builds of sdists by a base's own Python.
 #[cfg(test)]
 mod sdist;
+/// Built wheels that machines share.
+#[cfg(test)]
+mod wheel_cache;
 /// The installer against pip, on real wheels.
 #[cfg(test)]
 mod wheels;

@@ -284,6 +284,88 @@ async fn an_sdist_with_compiled_code_is_not_for_another_machine() {
     assert!(said.contains("demo 1.0 cannot be built for linux/arm64/v8 here"), "{said}");
 }
 
+/// Compiled code for another machine is had from a machine of that kind, by the shared cache.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_arch = "x86_64")]
+async fn compiled_code_for_another_machine_is_found_where_its_own_kind_built_it() {
+    use assemble::base::rootfs;
+    use assemble::layers::sdist::{BuildRequest, StoredFile};
+    use assemble::oci::{Digest, media_type};
+
+    let project = project(Some("b'\\x7fELF'")).await;
+    let spec = BaseSpec::new("3.13", "alpine3.24").on(Architecture::Arm64);
+    let config = bases::make(spec, &crate::base_cache()).await.unwrap().config().unwrap();
+    let diff_ids: Vec<Digest> =
+        serde_json::from_value(config["rootfs"]["diff_ids"].clone()).unwrap();
+    let sdist = fs_err::read(project.path("wheels/demo-1.0.tar.gz")).unwrap();
+    // What an arm64 machine would ask for.
+    let request = BuildRequest {
+        name: "demo".parse().unwrap(),
+        version: "1.0".parse().unwrap(),
+        sdist: StoredFile { file_name: "demo-1.0.tar.gz".into(), digest: Digest::of(&sdist) },
+        build_requirements: Vec::new(),
+        python: (3, 13),
+        rootfs_key: rootfs::key(&diff_ids),
+        env: std::collections::BTreeMap::new(),
+    };
+    let tag = "cp313-cp313-linux_aarch64";
+    let object = Object::of("aarch64").needs("libc.musl-aarch64.so.1").to_bytes();
+    let wheel = crate::project::wheel(
+        "demo",
+        tag,
+        &[
+            ("demo.py", b"def main():\n    pass\n".to_vec()),
+            ("_demo.cpython-313-aarch64-linux-musl.so", object),
+            (
+                "demo-1.0.dist-info/entry_points.txt",
+                b"[console_scripts]\ndemo = demo:main\n".into(),
+            ),
+        ],
+    );
+    let size = wheel.len();
+    let registry = &project.registry;
+    let entry = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_MANIFEST,
+        "artifactType": "application/vnd.assemble.wheel.v1",
+        "config": {
+            "mediaType": "application/vnd.oci.empty.v1+json",
+            "digest": registry.put_blob("wheels", b"{}".to_vec()),
+            "size": 2,
+        },
+        "layers": [{
+            "mediaType": "application/vnd.assemble.wheel.v1+zip",
+            "digest": registry.put_blob("wheels", wheel),
+            "size": size,
+            "annotations": { "org.opencontainers.image.title": format!("demo-1.0-{tag}.whl") },
+        }],
+        "annotations": {
+            "assemble.wheel.key": request.key(),
+            "assemble.wheel.project": "demo",
+            "assemble.wheel.version": "1.0",
+            "assemble.wheel.python": "3.13",
+            "assemble.wheel.platform": "linux/arm64",
+            "assemble.wheel.tier": "namespaces",
+            "assemble.wheel.pure-fallback": "false",
+        },
+    });
+    let name = format!("wheel-{}", request.key().hex());
+    let entry = entry.to_string();
+    registry.put_manifest("wheels", Some(&name), media_type::OCI_MANIFEST, entry);
+    let repository = format!("{}/wheels", registry.address());
+    let foreign = ["--push", "--json", "--platform", "linux/arm64"];
+    let output = project.run(&foreign).await;
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    let output = project.run(&[&foreign[..], &["--wheel-cache", &repository]].concat()).await;
+    assert!(output.status.success(), "{}", text(&output));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let image = &result["images"][0]["images"][0];
+    assert_eq!(image["built"][0]["wheel"], format!("demo-1.0-{tag}.whl"));
+    assert_eq!(image["built"][0]["built-on"], Value::Null);
+    assert_eq!(image["built"][0]["found-in"], format!("{repository}:{name}"));
+    assert_eq!(image["checked"]["elf-files"], 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_machines_at_once_make_one_index() {
     let project = project(None).await;

@@ -137,7 +137,7 @@ pub(crate) fn text(output: &Output) -> String {
 }
 
 /// A wheel `name-1.0` with a true RECORD.
-fn wheel(name: &str, tag: &str, files: &[(&str, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn wheel(name: &str, tag: &str, files: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let info = format!("{name}-1.0.dist-info");
     let mut files: Vec<(String, Vec<u8>)> =
         files.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.clone())).collect();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::{Failure, Kind};
 use crate::sandbox::{self, Tier, confine};
-use crate::store;
+use crate::{store, wheel_cache};
 
 /// An sdist that was not built.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,9 @@ pub enum Error {
     /// The cache failed us.
     #[error("the built wheel cannot be kept")]
     Store(#[from] store::Error),
+    /// The shared cache of built wheels is not to be believed, or could not be kept.
+    #[error(transparent)]
+    Shared(#[from] wheel_cache::Error),
     /// A wheel that was built on another machine's base has code for that machine.
     #[error(
         "{project} cannot be built for {platform} here: `{wheel}`, built on {built_on}, has compiled \
@@ -158,6 +161,7 @@ impl Failure for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Store(error) => error.kind(),
+            Self::Shared(error) => error.kind(),
             Self::Refused { source, .. } => source.kind(),
             Self::Sandbox { source, .. } => source.kind(),
             Self::Absent { .. } | Self::Disk { .. } => Kind::Unexpected,
@@ -175,6 +179,7 @@ impl Failure for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),
+            Self::Shared(error) => error.hint(),
             Self::Sandbox { source, .. } => source.hint(),
             Self::Absent { .. } => Some("run the same command again: it is fetched anew".into()),
             Self::Disk { .. } => {

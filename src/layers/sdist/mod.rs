@@ -30,6 +30,7 @@ use crate::store::{self, Store};
 
 mod build_system;
 mod error;
+pub(super) mod shared;
 pub(super) mod twin;
 mod unpack;
 
@@ -94,8 +95,8 @@ pub struct BuiltWheel {
     pub pure_fallback: bool,
     /// It was built before.
     pub from_cache: bool,
-    /// Of the build's log, which is in the store.
-    pub log: Digest,
+    /// Of the build's log, which is in the store; `None` if the build ran on another machine.
+    pub log: Option<Digest>,
 }
 
 /// A [`BuiltWheel`] as it is kept.
@@ -106,7 +107,7 @@ struct Record {
     tier: Tier,
     refusal: Option<String>,
     pure_fallback: bool,
-    log: Digest,
+    log: Option<Digest>,
 }
 
 /// What the frontend says.
@@ -354,7 +355,7 @@ fn take(
         tier: outcome.tier,
         refusal: outcome.refusal.clone(),
         pure_fallback: sdist.has_extension_sources && !has_extension,
-        log,
+        log: Some(log),
     };
     let json = serde_json::to_vec(&record).map_err(|e| disk(e.into()))?;
     store.put_record("built-wheels", &request.key(), &json)?;

@@ -196,6 +196,20 @@ fn lay_out_files(
     })
 }
 
+/// The native files of the wheel with these bytes, by name. All of it is checked as for installing it.
+///
+/// # Errors
+/// The wheel is hostile, broken, or not the distribution that `wheel` says.
+pub(super) fn native_files(
+    bytes: &[u8],
+    wheel: &WheelFile,
+) -> Result<BTreeMap<String, Bytes>, WheelProblem> {
+    let members = members::read(bytes)?;
+    DistInfo::read(wheel, &members)?;
+    let native = members.into_iter().filter(|(_, member)| member.bytes.starts_with(ELF));
+    Ok(native.map(|(name, member)| (name, member.bytes)).collect())
+}
+
 /// What a native file begins with.
 const ELF: &[u8] = b"\x7fELF";
 

@@ -95,6 +95,7 @@ fn world(folder: &Path, options: Options) -> World {
             store.clone(),
         ),
         store,
+        wheel_cache: None,
         sandbox: sandbox::Sandbox { launcher: "/nonexistent".into(), force_loader: false },
         progress: Arc::new(assemble::world::Quiet),
         parallel: 4,
