@@ -23,6 +23,9 @@ mod command;
 /// Killed at any moment, two at once, a damaged cache.
 #[cfg(test)]
 mod crash;
+/// Dependencies: licences, sources, second versions.
+#[cfg(test)]
+mod dependencies;
 /// Stripped, linked, compiled: nothing is harmed (needs the public package index).
 #[cfg(test)]
 mod deviations;
