@@ -16,6 +16,7 @@ pub mod recipe;
 pub mod resolve;
 pub mod size;
 
+pub mod beside;
 pub mod http;
 pub mod oci;
 pub mod package_index;

@@ -160,7 +160,8 @@ pub async fn fetch(
 /// fetched into the store, verified by digest and `diff_id`, and applied bottom first.
 pub async fn rootfs(base: &Base, world: &World) -> Result<PathBuf, Error> {
     let _turn = world.store.turn("rootfs", &rootfs::key(&base.diff_ids)).await;
-    if let Some(there) = rootfs::unpacked(&base.diff_ids, &world.store) {
+    let (diff_ids, store) = (base.diff_ids.clone(), world.store.clone());
+    if let Some(there) = off_the_async_threads(move || rootfs::unpacked(&diff_ids, &store)).await? {
         return Ok(there);
     }
     // Unpacking a damaged one would fail only after much work.
@@ -171,9 +172,12 @@ pub async fn rootfs(base: &Base, world: &World) -> Result<PathBuf, Error> {
     let layers: Vec<_> =
         base.manifest.layers().iter().cloned().zip(base.diff_ids.iter().copied()).collect();
     let store = world.store.clone();
-    let unpacked = tokio::task::spawn_blocking(move || rootfs::unpack(&layers, &store));
-    match unpacked.await {
-        Ok(result) => Ok(result?),
+    Ok(off_the_async_threads(move || rootfs::unpack(&layers, &store)).await?)
+}
+
+async fn off_the_async_threads<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }

@@ -17,7 +17,7 @@ use crate::recipe::{Cell, Layer, Lock, Recipe};
 use crate::request::{Check, Destination, Request};
 use crate::store::Store;
 use crate::world::{Progress, World};
-use crate::{package_index, registry, sandbox};
+use crate::{beside, package_index, registry, sandbox};
 
 /// Opens the world: cache, clients, sandbox.
 ///
@@ -331,14 +331,12 @@ pub(super) fn lock_text(lock: &Lock) -> std::result::Result<String, Error> {
 /// be made for it do not stay without it.
 pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = beside::parent(path);
     let missing: Vec<_> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
     let write = || {
         fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
+        beside::sweep(folder);
+        let mut file = beside::file(path, 0o600)?;
         file.write_all(bytes)?;
         file.as_file().sync_data()?;
         make_readable(file.as_file())?;

@@ -11,17 +11,17 @@
 //! It holds one image: `docker load` knows no platforms.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
-use tempfile::Builder;
 
-use super::{Error, OCI_LAYOUT, Written, beside, blobs, descriptors, entries, for_each_blob};
-use super::{index_json, layout, parse_index_json, temporary};
+use super::{Error, OCI_LAYOUT, Written, blobs, descriptors, entries, for_each_blob};
+use super::{index_json, layout, parse_index_json};
+use crate::beside;
 use crate::image::validate::{self, Blobs, Problem, Valid};
 use crate::image::{Artifact, Image, MANIFEST_MAX};
 use crate::oci::json::to_canonical_vec;
@@ -78,13 +78,10 @@ pub fn write(
     let index = index_json(&entries(&image.descriptor, names)?)?;
     let docker = to_canonical_vec(&[docker_entry(image, names)?])?;
 
-    let parent = beside(path);
+    let parent = beside::parent(path);
     fs::create_dir_all(parent).map_err(failed)?;
-    let file = Builder::new()
-        .prefix(&temporary(path))
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(parent)
-        .map_err(failed)?;
+    beside::sweep(parent);
+    let file = beside::file(path, 0o666).map_err(failed)?;
 
     // Where everything will lie is known before anything is copied.
     let blobs = blobs(std::slice::from_ref(image), None)?;

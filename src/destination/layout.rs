@@ -9,17 +9,15 @@
 //! A new layout is written beside its place and renamed. To one that exists blobs are added first,
 //! each by a rename, and `index.json` is replaced last: at every moment it names complete images.
 
-use std::fs::Permissions;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde_json::Value;
-use tempfile::Builder;
 
-use super::{Blob, Error, Written, beside, blobs, descriptors, entries, for_each_blob};
-use super::{OCI_LAYOUT, index_json, named_digest, parse_index_json, temporary};
+use super::{Blob, Error, Written, blobs, descriptors, entries, for_each_blob};
+use super::{OCI_LAYOUT, index_json, named_digest, parse_index_json};
+use crate::beside;
 use crate::image::Artifact;
 use crate::image::validate::{self, Blobs, Valid};
 use crate::oci::{Digest, Reference, media_type};
@@ -45,13 +43,10 @@ pub fn write(
     let written = |bytes| Written { path: path.to_owned(), digest, bytes };
 
     if is_free(path)? {
-        let parent = beside(path);
+        let parent = beside::parent(path);
         fs::create_dir_all(parent).map_err(|e| Error::write(path, e))?;
-        let folder = Builder::new()
-            .prefix(&temporary(path))
-            .permissions(Permissions::from_mode(0o777))
-            .tempdir_in(parent)
-            .map_err(|e| Error::write(path, e))?;
+        beside::sweep(parent);
+        let folder = beside::folder(path, 0o777).map_err(|e| Error::write(path, e))?;
         let layout = Layout { path: folder.path().to_owned() };
         layout.put(Path::new("oci-layout"), OCI_LAYOUT)?;
         let mut bytes = OCI_LAYOUT.len() as u64;
@@ -60,8 +55,7 @@ pub fn write(
         layout.put(Path::new("index.json"), &index)?;
         match fs::rename(folder.path(), path) {
             Ok(()) => {
-                // It is no longer temporary: it has another name now.
-                let _moved = folder.keep();
+                folder.keep();
                 return Ok(written(bytes + index.len() as u64));
             }
             // Somebody was faster; what they made is added to, if it is a layout.
@@ -74,6 +68,9 @@ pub fn write(
     // Two writers would lose each other's entries. The lock ends when the file is closed.
     let marker = fs::File::open(path.join("oci-layout")).map_err(|e| Error::read(path, e))?;
     marker.file().lock().map_err(|e| Error::write(path, e))?;
+    for folder in [path, &path.join("blobs/sha256")] {
+        beside::sweep(folder);
+    }
     let bytes = for_each_blob(&blobs, parallel, |digest, blob| layout.add(digest, blob, store))?;
     let mut entries = layout.entries()?;
     entries.retain(|old| new_entries.iter().all(|new| !is_replaced_by(old, new)));
@@ -179,11 +176,7 @@ impl Layout {
         let failed = |e| Error::write(path, e);
         let folder = path.parent().unwrap_or(&self.path);
         fs::create_dir_all(folder).map_err(failed)?;
-        let mut file = Builder::new()
-            .prefix(&temporary(path))
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)
-            .map_err(failed)?;
+        let mut file = beside::file(path, 0o666).map_err(failed)?;
         let mut writer = io::BufWriter::new(file.as_file_mut());
         write(&mut writer)?;
         writer.flush().map_err(failed)?;

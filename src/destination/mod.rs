@@ -281,20 +281,6 @@ fn descriptors(entries: Vec<Value>, path: &Path) -> Result<Vec<Descriptor>, Erro
         .map_err(|e| Error::malformed(path, format!("index.json: {e}")))
 }
 
-/// The directory that `path` lies in, where what is renamed to `path` must be written.
-fn beside(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// A temporary name that says whose it is. Modes are what `umask` leaves, as for any file.
-fn temporary(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    format!(".{name}.")
-}
-
 /// The digest of what the names stand for.
 fn named_digest(artifact: &Artifact) -> Result<Digest, Error> {
     Ok(descriptor_digest(artifact.descriptor()).map_err(crate::image::Error::from)?)

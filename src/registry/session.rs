@@ -8,7 +8,6 @@
 //! registry makes it worth: it is kept readable for its owner only, and asked before it is used.
 
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::endpoint::Endpoint;
+use crate::beside;
 use crate::oci::Digest;
 
 /// Where an upload that was begun is remembered. What the disk refuses is forgotten: the upload is
@@ -65,11 +65,10 @@ impl Memory {
 }
 
 fn write(file: &Path, record: &Record) -> std::io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
+    let folder = beside::parent(file);
     fs::create_dir_all(folder)?;
-    let mut temporary = tempfile::Builder::new()
-        .permissions(std::fs::Permissions::from_mode(0o600))
-        .tempfile_in(folder)?;
+    beside::sweep(folder);
+    let mut temporary = beside::file(file, 0o600)?;
     temporary.write_all(&serde_json::to_vec(record)?)?;
     temporary.persist(file)?;
     Ok(())

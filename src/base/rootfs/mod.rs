@@ -100,9 +100,13 @@ pub fn key(diff_ids: &[Digest]) -> Digest {
     store::key(&parts)
 }
 
-/// The folder that an earlier [`unpack`] made of layers with these `diff_ids`, if it is there.
-pub fn unpacked(diff_ids: &[Digest], store: &Store) -> Option<PathBuf> {
-    store.tree(KIND, &key(diff_ids))
+/// The folder that an earlier [`unpack`] made of layers with these `diff_ids`, if it is there and was
+/// not changed since. It blocks, as it reads every file; call it off the async threads.
+///
+/// # Errors
+/// The disk said no.
+pub fn unpacked(diff_ids: &[Digest], store: &Store) -> Result<Option<PathBuf>, Error> {
+    Ok(store.tree(KIND, &key(diff_ids))?)
 }
 
 /// The folder with all layers applied, bottom first. The layers' blobs are in the store; each is
@@ -122,7 +126,7 @@ fn unpack_within(
 ) -> Result<PathBuf, Error> {
     let diff_ids: Vec<Digest> = layers.iter().map(|(_, diff_id)| *diff_id).collect();
     let key = key(&diff_ids);
-    if let Some(path) = store.tree(KIND, &key) {
+    if let Some(path) = store.tree(KIND, &key)? {
         return Ok(path);
     }
     let directory = fill(layers, store, limits)?;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::config_file::{ConfigFile, entry_key};
 use super::{Error, Secret, Sources, canonical, helper, parse, read_if_there, server_key};
+use crate::beside;
 
 /// A registry, or a part of one, that somebody logs in to: `ghcr.io`, `quay.io/team`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,18 +180,14 @@ impl Document {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.file.clone(),
             Err(error) => return Err(disk(error)),
         };
-        let folder = match target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = beside::parent(&target);
         make_private_folder(folder).map_err(disk)?;
         let mut text = serde_json::to_vec_pretty(&self.fields)
             .map_err(|error| disk(io::Error::other(error)))?;
         text.push(b'\n');
-        // Temporary files have mode 0600 from their first byte on.
-        tempfile::Builder::new()
-            .prefix(".assemble-")
-            .tempfile_in(folder)
+        beside::sweep(folder);
+        // For its owner alone from its first byte on.
+        beside::file(&target, 0o600)
             .and_then(|mut file| {
                 file.write_all(&text)?;
                 file.as_file().sync_data()?;

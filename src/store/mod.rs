@@ -4,13 +4,17 @@
 //! <root>/blobs/sha256/<hex>        bytes whose digest is their name
 //! <root>/keyed/<kind>/<hex>        small records found by what went into them
 //! <root>/trees/<kind>/<hex>/       unpacked directories, complete or absent
-//! <root>/tmp/                      what is being written
+//! <root>/tmp/<run>/                what is being written, by one process
 //! ```
 //!
 //! Every write goes to `tmp/`, is hashed on its way and renamed: a killed process leaves no wrong file
 //! behind. What came over a network is synced first; what can be made again is not, and a power
 //! failure may damage it. Every read of a blob is verified to its last byte: a damaged file is removed
-//! and reported as absent, so that it is fetched or built again.
+//! and reported as absent, so that it is fetched or built again. The same holds for a tree, which is
+//! listed when it is put in its place and compared when it is used.
+//!
+//! What a killed process left in `tmp/` is removed when a store is opened. A process's folder there is
+//! made when it first writes, and locked: what is in use is never removed.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -20,15 +24,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fs_err as fs;
 use tempfile::{NamedTempFile, TempDir};
 
+use crate::beside;
 use crate::error::{Failure, Kind};
 use crate::oci::Digest;
 use crate::oci::digest::DigestWriter;
+
+mod listing;
 
 /// The cache's root, opened. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
     turns: Arc<Mutex<Turns>>,
+    /// This process's folder in `tmp/`, once something was written.
+    run: Arc<Mutex<Option<beside::Folder>>>,
 }
 
 /// Whoever holds one is making what the kind and the key name.
@@ -95,10 +104,12 @@ impl Store {
     /// # Errors
     /// The folders cannot be made.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
-        let store = Self { root: root.into(), turns: Arc::default() };
+        let store = Self { root: root.into(), turns: Arc::default(), run: Arc::default() };
         for folder in ["blobs/sha256", "keyed", "trees", "tmp"] {
             fs::create_dir_all(store.root.join(folder)).map_err(|e| store.disk(e))?;
         }
+        // All that lies there is ours, or was.
+        beside::sweep_all(&store.root.join("tmp"), |_| true);
         Ok(store)
     }
 
@@ -120,6 +131,16 @@ impl Store {
         Turn(turn.lock_owned().await)
     }
 
+    /// This process's folder in `tmp/`.
+    fn run(&self) -> Result<PathBuf, Error> {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(folder) = &*run {
+            return Ok(folder.path().to_owned());
+        }
+        let folder = beside::folder(&self.root.join("tmp/run"), 0o700).map_err(|e| self.disk(e))?;
+        Ok(run.insert(folder).path().to_owned())
+    }
+
     fn disk(&self, source: io::Error) -> Error {
         Error::Disk { path: self.root.clone(), source }
     }
@@ -134,7 +155,7 @@ impl Store {
     /// # Errors
     /// No temporary file can be made.
     pub fn writer(&self) -> Result<BlobWriter, Error> {
-        let file = NamedTempFile::new_in(self.root.join("tmp")).map_err(|e| self.disk(e))?;
+        let file = NamedTempFile::new_in(self.run()?).map_err(|e| self.disk(e))?;
         Ok(BlobWriter { store: self.clone(), writer: DigestWriter::new(file) })
     }
 
@@ -216,7 +237,7 @@ impl Store {
     pub fn put_record(&self, kind: &str, key: &Digest, value: &[u8]) -> Result<(), Error> {
         let folder = self.root.join("keyed").join(kind);
         fs::create_dir_all(&folder).map_err(|e| self.disk(e))?;
-        let mut file = NamedTempFile::new_in(self.root.join("tmp")).map_err(|e| self.disk(e))?;
+        let mut file = NamedTempFile::new_in(self.run()?).map_err(|e| self.disk(e))?;
         file.write_all(format!("{}\n", Digest::of(value)).as_bytes())
             .and_then(|()| file.write_all(value))
             .map_err(|e| self.disk(e))?;
@@ -224,14 +245,35 @@ impl Store {
         Ok(())
     }
 
-    /// The unpacked tree for `key`, if it is there: it was complete when it was renamed into place.
-    pub fn tree(&self, kind: &str, key: &Digest) -> Option<PathBuf> {
+    /// The unpacked tree for `key`, if it is there and still what was put there: every file of it is
+    /// read and compared. A damaged tree is removed.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn tree(&self, kind: &str, key: &Digest) -> Result<Option<PathBuf>, Error> {
         let path = self.root.join("trees").join(kind).join(key.hex());
-        path.is_dir().then_some(path)
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        let expected = self.record(&listing_kind(kind), key)?;
+        // What cannot be read is damaged, or another process has just found that it is.
+        if let (Some(expected), Ok(found)) = (expected, listing::digest(&path))
+            && expected == found.as_bytes()
+        {
+            return Ok(Some(path));
+        }
+        // Away in one step: another process never meets a half of it.
+        let grave = self.temporary_directory()?;
+        match fs::rename(&path, grave.path().join("damaged")) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(self.disk(e)),
+        }
+        Ok(None)
     }
 
     /// Moves a finished directory into place as the tree for `key`. If another process was faster,
-    /// its tree stays and ours is dropped.
+    /// its tree, which is the same, stays and ours is dropped.
     ///
     /// # Errors
     /// The disk said no.
@@ -239,6 +281,8 @@ impl Store {
         let folder = self.root.join("trees").join(kind);
         fs::create_dir_all(&folder).map_err(|e| self.disk(e))?;
         let path = folder.join(key.hex());
+        let listing = listing::digest(directory.path()).map_err(|e| self.disk(e))?;
+        self.put_record(&listing_kind(kind), key, listing.as_bytes())?;
         match fs::rename(directory.path(), &path) {
             Ok(()) => {
                 // It is no longer temporary: it has another name now.
@@ -250,12 +294,12 @@ impl Store {
         }
     }
 
-    /// A temporary directory on the cache's file system.
+    /// A temporary directory on the cache's file system, which the store must outlive.
     ///
     /// # Errors
     /// The disk said no.
     pub fn temporary_directory(&self) -> Result<TempDir, Error> {
-        TempDir::new_in(self.root.join("tmp")).map_err(|e| self.disk(e))
+        TempDir::new_in(self.run()?).map_err(|e| self.disk(e))
     }
 }
 
@@ -309,6 +353,11 @@ impl BlobWriter {
         file.persist(store.blob_path(digest)).map_err(|e| store.disk(e.error))?;
         Ok(())
     }
+}
+
+/// The kind of the records of what trees of a kind hold.
+fn listing_kind(kind: &str) -> String {
+    format!("{kind}-listing")
 }
 
 /// The key of a record or tree: the digest over parts that are framed by their lengths, so that no
@@ -365,7 +414,7 @@ mod tests {
             Err(Error::Mismatch { expected, .. }) if expected == promised
         ));
         assert!(!store.blob_path(&promised).exists());
-        assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(store.run().unwrap()).unwrap().count(), 0);
     }
 
     #[test]
