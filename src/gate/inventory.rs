@@ -248,7 +248,7 @@ fn read_layer(layer: &StoredLayer, store: &Store) -> Result<Option<Layer>, Error
 
 fn read_tar(tar: impl Read) -> io::Result<Layer> {
     let mut layer = Layer::default();
-    let mut archive = tar::Archive::new(tar);
+    let mut archive = crate::oci::tar::Archive::new(tar);
     // Where each path of this layer stands, for hard links.
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for entry in archive.entries()? {

@@ -15,6 +15,9 @@ use crate::oci::{Descriptor, Digest, Platform, descriptor_digest, media_type};
 
 /// How deep indexes may nest. Real ones do not; an endless chain is an attack.
 const DEPTH_MAX: usize = 3;
+/// How many documents one index may lead to. Indexes that name others many times over would make a
+/// few kilobytes the work of years.
+const DOCUMENTS_MAX: usize = 1000;
 
 /// Where an image's blobs can be read.
 pub trait Blobs {
@@ -144,8 +147,10 @@ pub fn examine(roots: &[Descriptor], blobs: &dyn Blobs) -> (Valid, Vec<Problem>)
         problems: Vec::new(),
         read: BTreeSet::new(),
         diff_ids: BTreeMap::new(),
+        documents: 0,
     };
     for root in roots {
+        examination.documents = 0;
         examination.document(root, 0);
     }
     (examination.valid, examination.problems)
@@ -159,6 +164,8 @@ struct Examination<'a> {
     read: BTreeSet<Digest>,
     /// What layers unpack to; `None` if they do not.
     diff_ids: BTreeMap<(Digest, &'static str), Option<Digest>>,
+    /// Documents that the root led to so far.
+    documents: usize,
 }
 
 /// A family of media types: one manifest must not mix them (they mean the same, but readers differ).
@@ -221,6 +228,11 @@ impl Examination<'_> {
             return;
         };
         for manifest in &manifests {
+            self.documents += 1;
+            if self.documents > DOCUMENTS_MAX {
+                let reason = format!("it leads to more than {DOCUMENTS_MAX} documents");
+                return self.wrong(what, reason);
+            }
             let is_attestation = manifest
                 .annotations()
                 .as_ref()
@@ -711,5 +723,22 @@ mod tests {
         }
         let found = texts(&[serde_json::from_value(root).unwrap()], &blobs);
         assert!(found.len() == 1 && found[0].ends_with("nested too deep"), "{found:?}");
+
+        // Each names the one below it four hundred times: that is 64 million manifests.
+        let mut root =
+            json!({"mediaType": media_type::OCI_MANIFEST, "size": 0, "digest": Digest::of(b"")});
+        for _ in 0..DEPTH_MAX {
+            let bytes = serde_json::to_vec(&json!({
+                "schemaVersion": 2, "mediaType": media_type::OCI_INDEX,
+                "manifests": vec![root; 400],
+            }))
+            .unwrap();
+            root = json!({
+                "mediaType": media_type::OCI_INDEX, "size": bytes.len(), "digest": Digest::of(&bytes),
+            });
+            blobs.insert(Digest::of(&bytes), bytes);
+        }
+        let found = texts(&[serde_json::from_value(root).unwrap()], &blobs);
+        assert!(found.iter().any(|one| one.ends_with("leads to more than 1000 documents")));
     }
 }

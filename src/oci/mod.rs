@@ -9,6 +9,7 @@ pub mod json;
 pub mod media_type;
 pub mod platform;
 pub mod reference;
+pub mod tar;
 
 pub use digest::Digest;
 pub use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};

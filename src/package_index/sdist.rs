@@ -169,7 +169,7 @@ impl Found {
 
 fn from_tar(reader: impl Read) -> Result<Found, Error> {
     let mut found = Found::default();
-    let mut archive = tar::Archive::new(reader.take(ARCHIVE_LIMIT));
+    let mut archive = crate::oci::tar::Archive::new(reader.take(ARCHIVE_LIMIT));
     for entry in archive.entries().map_err(Error::Archive)? {
         let mut entry = entry.map_err(Error::Archive)?;
         if !entry.header().entry_type().is_file() {

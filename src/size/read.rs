@@ -86,7 +86,7 @@ fn each_file(
     mut with: impl FnMut(String, u64, &mut dyn Read) -> io::Result<()>,
 ) -> io::Result<()> {
     let blob = fs::File::open(store.blob_path(digest))?;
-    let mut archive = tar::Archive::new(decompress(BufReader::new(blob))?);
+    let mut archive = crate::oci::tar::Archive::new(decompress(BufReader::new(blob))?);
     for entry in archive.entries()? {
         let mut entry = entry?;
         if !entry.header().entry_type().is_file() {

@@ -12,6 +12,7 @@ use fs_err as fs;
 
 use crate::error::{Failure, Kind};
 use crate::oci::digest::DigestWriter;
+use crate::oci::tar::Archive;
 use crate::oci::{Descriptor, Digest, descriptor_digest};
 use crate::sandbox::confine::{self, ConfinedFolder, EntryPath, Limits};
 use crate::store::{self, Store};
@@ -181,7 +182,7 @@ fn apply(tar: &mut dyn Read, layer: Digest, folder: &mut ConfinedFolder) -> Resu
     let refused = |source| Error::Refused { layer, source };
     // Whiteouts are about the layers below: what this layer brings itself stays.
     let mut brought = BTreeSet::new();
-    let mut archive = tar::Archive::new(tar);
+    let mut archive = Archive::new(tar);
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         let kind = entry.header().entry_type();
@@ -211,7 +212,7 @@ fn apply(tar: &mut dyn Read, layer: Digest, folder: &mut ConfinedFolder) -> Resu
         };
         if kind.is_dir() {
             folder.directory(&path, mode).map_err(refused)?;
-        } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+        } else if kind.is_file() || kind.is_contiguous() {
             let modified = entry.header().mtime().ok();
             folder.file(&path, mode, modified, &mut entry).map_err(refused)?;
         } else if kind.is_symlink() {
@@ -219,6 +220,8 @@ fn apply(tar: &mut dyn Read, layer: Digest, folder: &mut ConfinedFolder) -> Resu
         } else if kind.is_hard_link() {
             let target = EntryPath::parse(&target(&entry)?).map_err(refused)?;
             folder.hard_link(&path, &target).map_err(refused)?;
+        // Sparse files are refused below: no layer's writer makes them, and half a kilobyte of archive
+        // would become any number of gigabytes.
         } else if kind.is_character_special() || kind.is_block_special() || kind.is_fifo() {
             // Nothing that is run here needs them; the sandbox has devices of its own.
             continue;

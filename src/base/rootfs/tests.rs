@@ -315,6 +315,63 @@ fn a_bomb_is_stopped() {
 }
 
 #[test]
+fn folders_that_lie_too_deep() {
+    let scene = Scene::new();
+    let deep = "d/".repeat(48);
+    // Every name is short: each link stands for the way so far.
+    let names: Vec<[String; 2]> =
+        (0..6).map(|n| [format!("l{n}/{deep}"), format!("l{}", n + 1)]).collect();
+    let mut rows = vec![(FOLDER, &*deep, ""), (SYMLINK, "l0", &*deep)];
+    for [folder, link] in &names {
+        rows.extend([(FOLDER, &**folder, ""), (SYMLINK, &**link, &**folder)]);
+    }
+    let error = scene.unpack(&[&rows]).unwrap_err();
+    let Error::Refused { source, .. } = &error else { panic!("{error:?}") };
+    let said = source.to_string();
+    assert_eq!(said, "the archive is too large: more than 255 folders in one another");
+    // What was unpacked so far could be removed: this is the only folder.
+    let only = scene.store.temporary_directory().unwrap();
+    assert_eq!(fs::read_dir(only.path().parent().unwrap()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_sparse_file() {
+    let scene = Scene::new();
+    let mut header = Header::new_gnu();
+    header.set_path("hole").unwrap();
+    header.set_mode(0o644);
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_size(0);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.set_real_size(8 << 30);
+    gnu.sparse[0].set_offset(8 << 30);
+    gnu.sparse[0].set_length(0);
+    header.set_cksum();
+    let mut tar = header.as_bytes().to_vec();
+    tar.resize(tar.len() + 1024, 0);
+    let error = unpack(&[scene.layer(&tar, &gzip(&tar))], &scene.store).unwrap_err();
+    let Error::Refused { source, .. } = &error else { panic!("{error:?}") };
+    assert!(matches!(source, confine::Error::EntryKind { .. }), "{source:?}");
+}
+
+#[test]
+fn headers_that_are_too_long() {
+    let scene = Scene::new();
+    for kind in [b'L', b'K', b'x'] {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::new(kind));
+        header.set_size(4 << 20);
+        header.set_cksum();
+        let mut tar = header.as_bytes().to_vec();
+        tar.resize(tar.len() + (4 << 20), b'n');
+        let layer = scene.layer(&tar, &gzip(&tar));
+        let error = unpack(&[layer], &scene.store).unwrap_err();
+        let Error::Damaged { source, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(source.to_string(), "an entry's headers have more than 1048576 bytes");
+    }
+}
+
+#[test]
 fn a_damaged_tree_is_found_and_made_anew() {
     let scene = Scene::new();
     let tar = tar(&[

@@ -30,7 +30,7 @@ pub(super) fn sdist(file_name: &str, bytes: &[u8], folder: &Path) -> Result<Sdis
     let mut top = Top { file_name, name: None };
     let mut seen = Sdist { has_extension_sources: false };
     if file_name.ends_with(".tar.gz") {
-        let mut archive = tar::Archive::new(MultiGzDecoder::new(bytes));
+        let mut archive = crate::oci::tar::Archive::new(MultiGzDecoder::new(bytes));
         for entry in archive.entries().map_err(|e| unpacking.damaged(e))? {
             let mut entry = entry.map_err(|e| unpacking.damaged(e))?;
             let kind = entry.header().entry_type();
@@ -45,7 +45,7 @@ pub(super) fn sdist(file_name: &str, bytes: &[u8], folder: &Path) -> Result<Sdis
             let folder = &mut unpacking.folder;
             let unpacked = if kind.is_dir() {
                 folder.directory(&path, 0o755)
-            } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+            } else if kind.is_file() || kind.is_contiguous() {
                 seen.look_at(&path);
                 let mode = file_mode(entry.header().mode().unwrap_or_default());
                 folder.file(&path, mode, entry.header().mtime().ok(), &mut entry)

@@ -27,6 +27,10 @@ use crate::error::{Failure, Kind};
 /// As many links may lie on one way (Linux: `MAXSYMLINKS`).
 const MOST_LINKS: usize = 40;
 
+/// So many folders may lie in one another. Each is held open on the way, here and when the tree is
+/// removed, and a process may have some thousand files open.
+const DEEPEST: usize = 255;
+
 /// How much may be unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -62,7 +66,7 @@ pub enum Error {
     /// More than an archive of its kind can need.
     #[error("the archive is too large: more than {limit} {what}")]
     TooLarge {
-        /// `entries` or `bytes`.
+        /// `entries`, `bytes` or `folders in one another`.
         what: &'static str,
         /// The limit.
         limit: u64,
@@ -385,6 +389,10 @@ impl ConfinedFolder {
             } else if metadata.is_dir() {
                 let next = here.open_dir(&name).map_err(disk)?;
                 stack.push(next);
+                if stack.len() > DEEPEST {
+                    let what = "folders in one another";
+                    return Err(Error::TooLarge { what, limit: DEEPEST as u64 });
+                }
             } else {
                 return Err(link(path));
             }
