@@ -12,7 +12,7 @@ use assemble::{destination, store};
 use serde_json::{Value, json};
 
 use crate::support::package_index::{FakePackageIndex, Published};
-use crate::support::registry::FakeRegistry;
+use crate::support::registry::{Action, FakeRegistry, Fault, Habits};
 
 const CELL: &str = "1.0/python3.13/alpine3.24";
 const TAG: &str = "1.0-python3.13-alpine3.24";
@@ -184,6 +184,19 @@ impl Scene {
         Some(tagged)
     }
 
+    /// What runs left that has not its name yet, of all folders that anything is written to.
+    fn leftovers(&self) -> Vec<PathBuf> {
+        let mut all = everything(&self.cache().join("tmp"));
+        for folder in [self.project(), self.cache().join("uploads")] {
+            if folder.is_dir() {
+                all.extend(everything(&folder));
+            }
+        }
+        let tmp = self.cache().join("tmp");
+        all.retain(|path| path.starts_with(&tmp) || path.to_string_lossy().contains(".assemble-"));
+        all
+    }
+
     /// Nothing wrong lies anywhere.
     fn check(&self, lock: &str, digest: Digest) {
         self.check_cache();
@@ -248,7 +261,7 @@ async fn killed_at_any_moment() {
     scene.check(&lock, digest);
 
     let mut state = number("ASSEMBLE_CRASH_SEED", 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let (mut killed, rounds) = (0, number("ASSEMBLE_CRASH_ROUNDS", 12));
+    let (mut killed, mut left, rounds) = (0, 0, number("ASSEMBLE_CRASH_ROUNDS", 12));
     for round in 0..rounds {
         if round % 3 == 0 {
             scene.clear();
@@ -264,9 +277,12 @@ async fn killed_at_any_moment() {
             killed += u64::from(ended.code().is_none());
             scene.check(&lock, digest);
         }
+        left += u64::from(!scene.leftovers().is_empty());
         scene.succeed(commands[step]);
         scene.check(&lock, digest);
+        assert_eq!(scene.leftovers(), Vec::<PathBuf>::new(), "round {round}");
     }
+    println!("{rounds} rounds, {killed} kills, {left} of them left something that was swept");
     if rounds >= 3 {
         assert_eq!(scene.check_registry(), Some(digest));
         assert_eq!(scene.assemble(), digest);
@@ -301,6 +317,84 @@ async fn two_at_once_on_one_cache() {
         destination::validate(&scene.project().join(archive)).unwrap();
         assert_eq!(scene.digest_of(archive), digest);
     }
+}
+
+/// A folder's content, what is below it included.
+fn everything(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(everything(&path));
+        }
+        found.push(path);
+    }
+    found
+}
+
+/// Waits, for as long as it takes.
+async fn until(mut holds: impl FnMut() -> bool) {
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Killed twice in the middle of a layer's upload in chunks: each run goes on where the one before
+/// was, by what it left on disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_in_chunks_goes_on_after_kills() {
+    const CHUNK: usize = 16 << 20;
+    let scene = Scene::new().await;
+    // Three chunks that deflate cannot make smaller. It is sent so because one request is refused.
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut noise = Vec::with_capacity(2 * CHUNK + CHUNK / 4);
+    while noise.len() < noise.capacity() {
+        noise.extend(draw(&mut state, u64::MAX).to_le_bytes());
+    }
+    fs_err::write(scene.project().join("layers/files/noise"), noise).unwrap();
+    scene.write(
+        "project/layers/files/layer.toml",
+        "kind = \"files\"\n[[file]]\nfrom = \"noise\"\nto = \"/noise\"\n",
+    );
+    scene.registry.set_habits(Habits { largest_put: CHUNK, ..Habits::default() });
+    scene.succeed(&["lock"]);
+    let digest = scene.assemble();
+
+    let mut sent_from = Vec::new();
+    for _ in 0..2 {
+        scene.registry.clear_log();
+        // One chunk is taken, the next is never answered.
+        scene.registry.fault(Fault::on("PATCH", "uploads", Action::Stall).after(1));
+        let mut child = scene.command(&["--push"]).spawn().unwrap();
+        until(|| scene.registry.count("PATCH", "uploads") == 2).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        scene.registry.heal();
+        sent_from.extend(ranges(&scene.registry));
+        assert_eq!(scene.check_registry(), None, "a tag on an incomplete image");
+        assert_eq!(files(&scene.cache().join("uploads")).len(), 1);
+    }
+    scene.registry.clear_log();
+    scene.succeed(&["--push"]);
+    sent_from.extend(ranges(&scene.registry));
+    let chunk = |number: usize| number * CHUNK;
+    assert_eq!(sent_from, [chunk(0), chunk(1), chunk(1), chunk(2), chunk(2)]);
+    assert_eq!(scene.check_registry(), Some(digest));
+    assert_eq!(files(&scene.cache().join("uploads")), Vec::<PathBuf>::new());
+    assert_eq!(scene.registry.open_uploads(), 0, "sessions that nobody ends");
+    assert_eq!(scene.leftovers(), Vec::<PathBuf>::new());
+}
+
+/// Where the chunks that the registry saw begin.
+fn ranges(registry: &FakeRegistry) -> Vec<usize> {
+    let log = registry.log();
+    log.iter()
+        .filter(|request| request.method == "PATCH")
+        .map(|request| {
+            let range = request.header("content-range").unwrap();
+            range.split('-').next().unwrap().parse().unwrap()
+        })
+        .collect()
 }
 
 /// Every file below a folder, sorted.

@@ -109,11 +109,12 @@ impl<'a> Upload<'a> {
         let mut session = begun;
         if self.size > self.client.shared.options.chunk_above {
             state.way = Way::Chunks;
-            if let Some(old) = self.recalled(&mut state).await
-                && let Some(unused) = session.replace(old)
-            {
-                self.client.cancel(self.endpoint, &unused).await;
-            }
+        }
+        // A shorter one may have been refused in one piece when it was begun.
+        if let Some(old) = self.recalled(&mut state).await
+            && let Some(unused) = session.replace(old)
+        {
+            self.client.cancel(self.endpoint, &unused).await;
         }
         loop {
             let mut current = if let Some(session) = session.take() {

@@ -199,6 +199,8 @@ pub(crate) struct Habits {
     pub(crate) immutable_tags: bool,
     /// PATCH is answered with 405.
     pub(crate) refuses_chunks: bool,
+    /// PUT with a longer body is answered with 413, as by a proxy that limits it.
+    pub(crate) largest_put: usize,
     /// `Location` is absolute, otherwise a path.
     pub(crate) absolute_locations: bool,
     /// `Location` carries state in its query that must come back.
@@ -221,6 +223,7 @@ impl Default for Habits {
             mounts: true,
             immutable_tags: false,
             refuses_chunks: false,
+            largest_put: usize::MAX,
             absolute_locations: true,
             location_query: true,
             ignores_ranges: false,

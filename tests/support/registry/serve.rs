@@ -683,6 +683,7 @@ fn upload(
             state.uploads.remove(id);
             empty(204)
         }
+        "PUT" if body.len() > state.habits.largest_put => error(413, "SIZE_INVALID"),
         "PATCH" if state.habits.refuses_chunks => error(405, "UNSUPPORTED"),
         "PATCH" | "PUT" if start.is_some_and(|start| start != size) => {
             range_refused.headers_mut().remove("content-length");
