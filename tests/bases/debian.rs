@@ -11,9 +11,6 @@ use url::Url;
 use super::download::Client;
 use super::{Architecture, Because as _, Error, Result};
 
-/// The first release whose musl (1.2.5) has what `CPython` 3.13 was linked against.
-const SUITE: &str = "trixie";
-
 /// The archive's root: the mirror this machine's apt uses, else the public one.
 fn archive() -> Result<Url> {
     let ecosystem = "Debian".to_lowercase();
@@ -46,21 +43,22 @@ fn apt_sources() -> Vec<String> {
         .collect()
 }
 
-/// The packages' bytes by name, verified against the archive's index.
+/// The bytes of a release's packages by name, verified against the archive's index.
 ///
 /// The index itself is not: that would take `OpenPGP`. What comes of it is for tests and a first look.
 pub(crate) async fn fetch(
     client: &Client,
+    suite: &'static str,
     architecture: Architecture,
     names: &[&str],
 ) -> Result<BTreeMap<String, Bytes>> {
     let archive = archive()?;
-    let index = format!("dists/{SUITE}/main/binary-{}/Packages.xz", architecture.goarch());
+    let index = format!("dists/{suite}/main/binary-{}/Packages.xz", architecture.goarch());
     let url = archive.join(&index).because(|| format!("find {index}"))?;
     let packed = client.get(&url).await?;
     let found = tokio::task::spawn_blocking({
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-        move || find(&packed, &names)
+        move || find(&packed, suite, &names)
     })
     .await
     .because(|| format!("read {index}"))??;
@@ -72,7 +70,11 @@ pub(crate) async fn fetch(
 }
 
 /// Path and digest of each named package in an index.
-fn find(packed: &[u8], names: &[String]) -> Result<BTreeMap<String, (String, Digest)>> {
+fn find(
+    packed: &[u8],
+    suite: &str,
+    names: &[String],
+) -> Result<BTreeMap<String, (String, Digest)>> {
     let mut text = String::new();
     lzma_rust2::XzReader::new(packed, true)
         .read_to_string(&mut text)
@@ -92,7 +94,7 @@ fn find(packed: &[u8], names: &[String]) -> Result<BTreeMap<String, (String, Dig
         }
     }
     match names.iter().find(|name| !found.contains_key(*name)) {
-        Some(name) => Err(Error::new(format!("Debian {SUITE} has no package {name}"))),
+        Some(name) => Err(Error::new(format!("Debian {suite} has no package {name}"))),
         None => Ok(found),
     }
 }

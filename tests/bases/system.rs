@@ -7,7 +7,10 @@ use bytes::Bytes;
 use super::download::Client;
 use super::rootfs::Rootfs;
 use super::wheels::{self, Wheel};
-use super::{Architecture, BaseSpec, Error, Result, debian, libressl, python};
+use super::{Architecture, BaseSpec, Error, Result, debian, glibc, libressl, python};
+
+/// The first release of Debian whose musl (1.2.5) has what `CPython` 3.13 was linked against.
+const SUITE: &str = "trixie";
 
 /// What the layer is made of.
 #[derive(Debug)]
@@ -81,6 +84,10 @@ fn libraries(spec: &BaseSpec) -> Vec<Library> {
 
 /// Fetches everything.
 pub(crate) async fn fetch(client: &Client, spec: &BaseSpec) -> Result<Parts> {
+    if let Some(suite) = spec.debian() {
+        let packages = debian::fetch(client, suite, spec.architecture, &glibc::PACKAGES).await?;
+        return Ok(Parts { packages, libraries: Vec::new() });
+    }
     let mut names = vec!["busybox-static", "ca-certificates", "musl"];
     if spec.architecture == Architecture::Amd64 && python::minor(spec) > 10 {
         names.push("libffi8");
@@ -92,7 +99,7 @@ pub(crate) async fn fetch(client: &Client, spec: &BaseSpec) -> Result<Parts> {
         Ok::<_, Error>((library, bytes))
     });
     let (packages, libraries) = tokio::try_join!(
-        debian::fetch(client, spec.architecture, &names),
+        debian::fetch(client, SUITE, spec.architecture, &names),
         futures_util::future::try_join_all(libraries)
     )?;
     Ok(Parts { packages, libraries })
@@ -101,6 +108,21 @@ pub(crate) async fn fetch(client: &Client, spec: &BaseSpec) -> Result<Parts> {
 /// The layer.
 pub(crate) fn layer(spec: &BaseSpec, parts: &Parts) -> Result<Rootfs> {
     let mut rootfs = Rootfs::default();
+    folders(&mut rootfs);
+    if spec.debian().is_some() {
+        glibc::fill(spec, parts, &mut rootfs)?;
+    } else {
+        fill(spec, parts, &mut rootfs)?;
+    }
+    let certificates = members(parts, "ca-certificates", |path| path.contains("/mozilla/"))?;
+    let bundle: Vec<_> = certificates.values().map(|bytes| &bytes[..]).collect();
+    rootfs.file("etc/ssl/certs/ca-certificates.crt", bundle.concat());
+    rootfs.link("etc/ssl/cert.pem", "certs/ca-certificates.crt");
+    Ok(rootfs)
+}
+
+/// The folders that are in every image.
+fn folders(rootfs: &mut Rootfs) {
     for folder in [
         "dev",
         "home",
@@ -123,7 +145,10 @@ pub(crate) fn layer(spec: &BaseSpec, parts: &Parts) -> Result<Rootfs> {
     rootfs.directory("tmp", 0o1777);
     rootfs.directory("var/tmp", 0o1777);
     rootfs.link("var/run", "../run");
+}
 
+/// What is Alpine's own.
+fn fill(spec: &BaseSpec, parts: &Parts, rootfs: &mut Rootfs) -> Result<()> {
     let machine = spec.architecture.machine();
     let loader = format!("ld-musl-{machine}.so.1");
     // Loader and libc are one file.
@@ -133,10 +158,8 @@ pub(crate) fn layer(spec: &BaseSpec, parts: &Parts) -> Result<Rootfs> {
 
     let busybox = one(parts, "busybox-static", |path| path.ends_with("bin/busybox"))?;
     rootfs.program("bin/busybox", busybox);
-    for (folder, applets) in APPLETS {
-        for applet in applets.split_whitespace() {
-            rootfs.link(&format!("{folder}/{applet}"), "/bin/busybox");
-        }
+    for (folder, applet) in applets() {
+        rootfs.link(&format!("{folder}/{applet}"), "/bin/busybox");
     }
 
     let mut openssl = Vec::new();
@@ -164,12 +187,8 @@ pub(crate) fn layer(spec: &BaseSpec, parts: &Parts) -> Result<Rootfs> {
         rootfs.program("usr/lib/libffi.so.8", libffi);
     }
 
-    etc(spec, &mut rootfs);
-    let certificates = members(parts, "ca-certificates", |path| path.contains("/mozilla/"))?;
-    let bundle: Vec<_> = certificates.values().map(|bytes| &bytes[..]).collect();
-    rootfs.file("etc/ssl/certs/ca-certificates.crt", bundle.concat());
-    rootfs.link("etc/ssl/cert.pem", "certs/ca-certificates.crt");
-    Ok(rootfs)
+    etc(spec, rootfs);
+    Ok(())
 }
 
 /// The files that say whose system it is.
@@ -205,7 +224,15 @@ fn etc(spec: &BaseSpec, rootfs: &mut Rootfs) {
     rootfs.file("etc/nsswitch.conf", "hosts: files dns\n");
 }
 
-fn members(
+/// Every applet of `BusyBox` and its folder.
+pub(crate) fn applets() -> impl Iterator<Item = (&'static str, &'static str)> {
+    APPLETS
+        .iter()
+        .flat_map(|(folder, applets)| applets.split_whitespace().map(move |name| (*folder, name)))
+}
+
+/// The files of a package that are wanted.
+pub(crate) fn members(
     parts: &Parts,
     package: &str,
     wanted: impl Fn(&str) -> bool,
@@ -214,7 +241,8 @@ fn members(
     debian::members(bytes.map(|bytes| &bytes[..]).unwrap_or_default(), wanted)
 }
 
-fn one(parts: &Parts, package: &str, wanted: impl Fn(&str) -> bool) -> Result<Bytes> {
+/// The first file of a package that is wanted.
+pub(crate) fn one(parts: &Parts, package: &str, wanted: impl Fn(&str) -> bool) -> Result<Bytes> {
     members(parts, package, wanted)?
         .into_values()
         .next()

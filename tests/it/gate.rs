@@ -68,6 +68,65 @@ async fn what_the_base_cannot_load_is_not_published() {
     }
 }
 
+/// A Python that says what it has, on musl: no version tells there that a wheel is for a newer one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_symbol_that_nobody_has_is_found_on_musl() {
+    let python = musl().interpreter("/lib/ld-musl-x86_64.so.1").exports("PyModule_Create2");
+    let mut files = base();
+    files.retain(|(path, _)| !path.contains("bin/python") && !path.contains("ld-musl"));
+    files.push(("usr/local/bin/python3.13", python.to_bytes()));
+    files.push(("lib/ld-musl-x86_64.so.1", Object::of("x86_64").exports("strlcpy").to_bytes()));
+    let module = || musl().exports("PyInit__c").uses("PyModule_Create2").uses("strlcpy");
+    for (object, problem) in [
+        (module(), None),
+        (module().uses("qsort_r"), Some("needs the symbol `qsort_r`, which neither its libraries")),
+    ] {
+        let project = Project::new(&["linux/amd64"], "").await;
+        project.serve_base(&files);
+        project.wheel("demo", TAG, &[(MODULE, object.to_bytes())]);
+        project.succeed(&["new", CELL]).await;
+        let output = project.run(&["--push"]).await;
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(if problem.is_some() { 3 } else { 0 }), "{said}");
+        assert!(said.contains(problem.unwrap_or("1 ELF files fit the base")), "{said}");
+        assert_eq!(project.registry.tags("demo").is_empty(), problem.is_some(), "{said}");
+    }
+}
+
+/// On glibc the versions of symbols tell, even where a wheel's tag lies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_symbol_that_is_too_new_is_found_on_glibc() {
+    let own = || Object::of("x86_64").needs("libc.so.6");
+    let python = own().interpreter("/lib64/ld-linux-x86-64.so.2");
+    let libc = Object::of("x86_64").defines("libc.so.6").defines("GLIBC_2.2.5");
+    let files = [
+        ("lib/x86_64-linux-gnu/libc.so.6", libc.defines("GLIBC_2.36").to_bytes()),
+        ("lib64/ld-linux-x86-64.so.2", Object::of("x86_64").to_bytes()),
+        ("usr/local/bin/python3.13", python.to_bytes()),
+        ("etc/os-release", b"ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\n".to_vec()),
+    ];
+    let file = "demo/_c.cpython-313-x86_64-linux-gnu.so";
+    for (version, problem) in [
+        ("GLIBC_2.36", None),
+        (
+            "GLIBC_2.38",
+            Some("needs `GLIBC_2.38` of `libc.so.6`, and the base has `GLIBC_2.36` at most"),
+        ),
+    ] {
+        let project = Project::new(&["linux/amd64"], "").await;
+        project.serve_base_as("3.13-slim-bookworm", &files);
+        let object = own().version("libc.so.6", version);
+        project.wheel("demo", "cp313-cp313-manylinux_2_17_x86_64", &[(file, object.to_bytes())]);
+        project.succeed(&["new", "1.0/python3.13/slim-bookworm"]).await;
+        let output = project.run(&["--push"]).await;
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(if problem.is_some() { 3 } else { 0 }), "{said}");
+        let expected = "1 ELF files fit the base, `debian 12` on glibc 2.36, ";
+        assert!(said.contains(problem.unwrap_or(expected)), "{said}");
+        assert_eq!(project.registry.tags("demo").is_empty(), problem.is_some(), "{said}");
+    }
+}
+
 /// The verdict is the same whatever is in the cache: the base's files are read for it where they are
 /// not known, and never again.
 #[tokio::test(flavor = "multi_thread")]

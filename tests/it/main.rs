@@ -41,6 +41,9 @@ mod errors;
 /// What the base cannot load is not published.
 #[cfg(test)]
 mod gate;
+/// A base on glibc is a cell like any other.
+#[cfg(test)]
+mod glibc;
 /// What the matrix makes, run as its users run it.
 #[cfg(test)]
 mod images;

@@ -65,6 +65,11 @@ impl Project {
 
     /// A base of one layer for linux/amd64, under the tag of the cell.
     pub(crate) fn serve_base(&self, files: &[(&str, Vec<u8>)]) {
+        self.serve_base_as("3.13-alpine3.24", files);
+    }
+
+    /// The same under another tag.
+    pub(crate) fn serve_base_as(&self, tag: &str, files: &[(&str, Vec<u8>)]) {
         let mut builder = tar::Builder::new(Vec::new());
         for (path, bytes) in files {
             let mut header = tar::Header::new_ustar();
@@ -97,8 +102,7 @@ impl Project {
             }],
         }))
         .unwrap();
-        let tag = Some("3.13-alpine3.24");
-        self.registry.put_manifest(name, tag, media_type::OCI_MANIFEST, manifest);
+        self.registry.put_manifest(name, Some(tag), media_type::OCI_MANIFEST, manifest);
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {

@@ -178,16 +178,14 @@ impl<'a> Look<'a> {
     /// The library that a loader would find for `elf` at `path`, and where: by the file's own search
     /// path, by those of its distribution's other files, which may have loaded it before, or by default.
     fn library(&self, path: &str, elf: &Elf, library: &str) -> Option<(String, &'a Elf)> {
+        if library.contains('/') {
+            return self.elf(&expand(library, path));
+        }
         let own = elf.run_path.iter().map(|folder| expand(folder, path));
-        let folders: Vec<String> = if library.contains('/') {
-            vec![String::new()]
-        } else {
-            let debian = ["/lib", "/usr/lib"]
-                .map(|folder| format!("{folder}/{}-linux-gnu", self.target.machine()));
-            own.chain(FOLDERS.map(str::to_owned)).chain(debian).collect()
-        };
-        let found = folders.iter().find_map(|folder| self.elf(&format!("{folder}/{library}")));
-        found.or_else(|| {
+        let debian = ["/lib", "/usr/lib"]
+            .map(|folder| format!("{folder}/{}-linux-gnu", self.target.machine()));
+        let mut folders = own.chain(FOLDERS.map(str::to_owned)).chain(debian);
+        folders.find_map(|folder| self.elf(&format!("{folder}/{library}"))).or_else(|| {
             self.owners
                 .siblings(path)
                 .filter(|sibling| sibling.rsplit('/').next() == Some(library))

@@ -180,7 +180,8 @@ fn libraries_come_from_the_layers_and_the_base() {
 /// A base whose Python and libraries say what they have.
 fn speaking() -> Inventory {
     let own = |object: Object| object.needs("libc.musl-x86_64.so.1");
-    let python = own(Object::of("x86_64")).needs("libpython3.13.so.1.0").exports("_start");
+    let python =
+        own(Object::of("x86_64")).needs("$ORIGIN/../lib/libpython3.13.so.1.0").exports("_start");
     let libpython = own(Object::of("x86_64")).exports("PyModule_Create2");
     let libc = Object::of("x86_64").exports("memcpy").exports("strlcpy");
     Inventory::made([
