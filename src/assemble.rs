@@ -163,9 +163,10 @@ async fn assemble_platform(
     let doing = || format!("check {} for {platform}", cell.path);
     let target = gate::target(cell.python(), cell.os(), &base).doing(doing)?;
     let with_files = request.check != Check::Off;
-    let checked = gate::check(&made.layers, &base, (&target, cell.os()), with_files, world)
-        .await
-        .doing(doing)?;
+    let overridden = plan.deviations.overridden();
+    let expected = gate::Expected { target: &target, os: cell.os(), overridden: &overridden };
+    let checked =
+        gate::check(&made.layers, &base, &expected, with_files, world).await.doing(doing)?;
     let image = image::stack(&base, &made.layers, &plan.config, &plan.annotations, plan.created)
         .doing(|| format!("stack the image of {} for {platform}", cell.path))?;
     let start = match (request.check, &plan.start_check) {
@@ -254,9 +255,11 @@ async fn check_subject(
     if own == 0 {
         world.progress.notice(&format!("{name}: no layer was made by assemble: none is looked at"));
     }
-    let checked = gate::check_image(&subject.layers, own, &subject.config, platform, world)
-        .await
-        .doing(doing)?;
+    let label = subject.config["config"]["Labels"][plan::DEVIATIONS].as_str();
+    let overridden = plan::overridden(label.unwrap_or_default());
+    let config = (&subject.config, &overridden);
+    let checked =
+        gate::check_image(&subject.layers, own, config, platform, world).await.doing(doing)?;
     let start = match subject.command(plan::START_CHECK) {
         Some(command) => check::start(subject, &command, world).await.doing(doing)?,
         None => Start::NotRun(format!("no label {} names a command", plan::START_CHECK)),

@@ -3,7 +3,7 @@
 //! Comes in: a request (recipe and lock) and a base's manifest and config. Goes out: a [`Plan`] that
 //! names every file, layer, config change and destination. Nothing is fetched or built here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use pep440_rs::Version;
@@ -167,6 +167,17 @@ pub struct ConfigChange {
 /// The label that holds a plan's [`Deviations`] as JSON.
 pub const DEVIATIONS: &str = "assemble.deviations";
 
+/// What [`Deviations::overridden`] says, of the label's text; nothing if that is none of ours.
+pub fn overridden(label: &str) -> BTreeSet<PackageName> {
+    #[derive(serde::Deserialize)]
+    struct Label {
+        #[serde(default)]
+        overrides: Vec<Override>,
+    }
+    let label: Option<Label> = serde_json::from_str(label).ok();
+    label.iter().flat_map(|label| &label.overrides).filter_map(Override::project).collect()
+}
+
 /// Every way in which an image is not what its distributions' projects published, with reasons; only
 /// what holds for the cell, sorted. Its JSON has one text for one value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -239,6 +250,11 @@ impl Deviations {
         all.launchers.sort();
         all.replacements.sort();
         Ok(all)
+    }
+
+    /// The projects that are replaced or dropped wherever they are required.
+    pub fn overridden(&self) -> BTreeSet<PackageName> {
+        self.overrides.iter().filter_map(Override::project).collect()
     }
 
     /// Compact JSON, its keys sorted.

@@ -292,8 +292,13 @@ pub(super) fn checked(result: &Checked) -> String {
 fn looked_at(report: &gate::Report) -> String {
     let files =
         if report.files_checked { ", RECORDs, commands, scripts and links are true" } else { "" };
+    let requirements = match (report.files_checked, report.overridden.join(", ")) {
+        (false, _) => String::new(),
+        (true, names) if names.is_empty() => ", requirements are met".to_owned(),
+        (true, names) => format!(", requirements are met but those of overridden {names}"),
+    };
     let base = if report.base.is_empty() { String::new() } else { format!(", {}", report.base) };
-    format!("{} ELF files fit the base{base}{files}", report.elf_files)
+    format!("{} ELF files fit the base{base}{files}{requirements}", report.elf_files)
 }
 
 /// What a run moved over the network.

@@ -57,6 +57,17 @@ pub enum Error {
         /// Sorted by owner and path; at least one.
         findings: Vec<Finding>,
     },
+    /// The installed distributions do not satisfy each other.
+    #[error(
+        "{} of the installed distributions {} not met{}",
+        requirements(findings),
+        verb(findings),
+        lines(findings)
+    )]
+    Unmet {
+        /// Sorted by owner and path; at least one.
+        findings: Vec<Finding>,
+    },
     /// A working thread was stopped.
     #[error("stopped")]
     Cancelled,
@@ -89,6 +100,13 @@ fn count(findings: &[Finding]) -> String {
     }
 }
 
+fn requirements(findings: &[Finding]) -> String {
+    match findings.len() {
+        1 => "1 requirement".to_owned(),
+        many => format!("{many} requirements"),
+    }
+}
+
 fn verb(findings: &[Finding]) -> &'static str {
     if findings.len() == 1 { "is" } else { "are" }
 }
@@ -110,7 +128,7 @@ impl Failure for Error {
             Self::Target(error) => error.kind(),
             Self::Absent(_) | Self::Cancelled => Kind::Unexpected,
             // The files are what the lock says; they are for another system.
-            Self::Refused { .. } => Kind::Unsatisfiable,
+            Self::Refused { .. } | Self::Unmet { .. } => Kind::Unsatisfiable,
             Self::Digest(_) | Self::Layer { .. } | Self::OtherOs { .. } | Self::Untrue { .. } => {
                 Kind::Integrity
             }
@@ -130,6 +148,11 @@ impl Failure for Error {
             Self::Refused { .. } => Some(
                 "lock another version of these distributions, or leave the files out with a \
                  [[prune]] rule in the layer's layer.toml"
+                    .into(),
+            ),
+            Self::Unmet { .. } => Some(
+                "lock again; if an image is to be made nevertheless, say why in an [[override]] of \
+                 the layer or the cell"
                     .into(),
             ),
             Self::OtherOs { .. } => Some(

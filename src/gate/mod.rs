@@ -1,10 +1,13 @@
 //! Before anything is published: whether our layers fit the base, and are what they say.
 //!
-//! What a layer holds is read from its tar once and kept as an [`inventory`]; [`abi`], [`files`] and
-//! [`system`] look at inventories only, ours and the base's. So the verdict is a function of the layers,
+//! What a layer holds is read from its tar once and kept as an [`inventory`]; [`abi`], [`files`],
+//! [`requirements`] and [`system`] look at inventories only, ours and the base's. So the verdict is a function of the layers,
 //! the base and the cell, and of nothing that happens to be on this machine: where the base was never
 //! read before, its layers are fetched for it, once.
 
+use std::collections::BTreeSet;
+
+use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{self, Base};
@@ -22,6 +25,7 @@ pub mod files;
 pub(crate) mod fixture;
 pub mod inventory;
 pub mod owners;
+pub mod requirements;
 pub mod system;
 
 pub use error::{Error, Finding};
@@ -42,8 +46,21 @@ pub struct Report {
     pub elf_files: usize,
     /// What the base is by its own files, with which all was compared: `` `alpine 3.24.1` on musl ``.
     pub base: String,
-    /// Whether RECORDs, commands, scripts and links were looked at too.
+    /// Whether RECORDs, commands, scripts, links and requirements were looked at too.
     pub files_checked: bool,
+    /// Projects whose requirements are not met, because the recipe overrides them; sorted.
+    pub overridden: Vec<String>,
+}
+
+/// What a cell says of the image.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    /// What wheels were chosen for.
+    pub target: &'a Target,
+    /// The OS as the cell's path has it.
+    pub os: &'a str,
+    /// Projects that the recipe replaces or drops, whatever others require.
+    pub overridden: &'a BTreeSet<PackageName>,
 }
 
 /// The C library, machine and Python that a cell's path and platform stand for.
@@ -59,15 +76,16 @@ pub fn target(python: &str, os: &str, base: &Base) -> Result<Target, Error> {
 ///
 /// # Errors
 /// [`Error::Refused`] names each file that the base cannot load, [`Error::Untrue`] each that is not
-/// what it says; [`Error::OtherOs`] if the base is not the OS of the target; or a layer cannot be had
+/// what it says, [`Error::Unmet`] each requirement that is not met; [`Error::OtherOs`] if the base is not the OS of the target; or a layer cannot be had
 /// or read.
 pub async fn check(
     layers: &[Layer],
     base: &Base,
-    (target, os): (&Target, &str),
+    cell: &Expected<'_>,
     with_files: bool,
     world: &World,
 ) -> Result<Report, Error> {
+    let Expected { target, os, .. } = *cell;
     let layers = layers
         .iter()
         .map(|layer| {
@@ -76,7 +94,7 @@ pub async fn check(
         })
         .collect::<Result<Vec<_>, Error>>()?;
     let of_base = inventory::layers_of(base)?;
-    let key = verdict_key(&layers, &of_base, (target, os), with_files);
+    let key = verdict_key(&layers, &of_base, cell, with_files);
     if let Some(record) = world.store.record(VERDICTS, &key)?
         && let Ok(known) = serde_json::from_slice(&record)
     {
@@ -94,7 +112,7 @@ pub async fn check(
             layers.into_iter().find(|layer| !world.store.blob_path(&layer.digest).exists());
         return Err(absent.map_or(Error::Cancelled, |layer| Error::Absent(layer.digest)));
     };
-    let report = judge(&ours, &below, &system, target, with_files)?;
+    let report = judge(&ours, &below, &system, (target, cell.overridden), with_files)?;
     if let Ok(record) = serde_json::to_vec(&report) {
         world.store.put_record(VERDICTS, &key, &record)?;
     }
@@ -105,10 +123,10 @@ pub async fn check(
 fn verdict_key(
     ours: &[StoredLayer],
     below: &[StoredLayer],
-    (target, os): (&Target, &str),
+    cell: &Expected<'_>,
     with_files: bool,
 ) -> Digest {
-    let cell = format!("{target:?} {os} {with_files} {}", ours.len());
+    let cell = format!("{cell:?} {with_files} {}", ours.len());
     let mut parts = vec![FORMAT.as_bytes(), cell.as_bytes()];
     parts.extend(ours.iter().chain(below).map(|layer| &layer.diff_id.as_bytes()[..]));
     store::key(&parts)
@@ -139,7 +157,7 @@ fn judge(
     ours: &Inventory,
     below: &Inventory,
     base: &System,
-    target: &Target,
+    (target, overridden): (&Target, &BTreeSet<PackageName>),
     with_files: bool,
 ) -> Result<Report, Error> {
     let verdict = abi::check(ours, below, target);
@@ -147,13 +165,24 @@ fn judge(
         let platform = target.platform.clone();
         return Err(Error::Refused { platform, findings: verdict.findings });
     }
+    let mut report = Report {
+        elf_files: verdict.files,
+        base: base.to_string(),
+        files_checked: with_files,
+        overridden: Vec::new(),
+    };
     if with_files {
         let findings = files::check(ours, below);
         if !findings.is_empty() {
             return Err(Error::Untrue { findings });
         }
+        let unmet = requirements::check(ours, below, target, overridden);
+        if !unmet.findings.is_empty() {
+            return Err(Error::Unmet { findings: unmet.findings });
+        }
+        report.overridden = unmet.overridden.iter().map(ToString::to_string).collect();
     }
-    Ok(Report { elf_files: verdict.files, base: base.to_string(), files_checked: with_files })
+    Ok(report)
 }
 
 /// Checks the `own` topmost layers of an image whose layers are all in the store. Its OS and Python
@@ -164,7 +193,7 @@ fn judge(
 pub async fn check_image(
     layers: &[(Descriptor, Digest)],
     own: usize,
-    config: &serde_json::Value,
+    (config, overridden): (&serde_json::Value, &BTreeSet<PackageName>),
     platform: &Platform,
     world: &World,
 ) -> Result<Report, Error> {
@@ -188,11 +217,16 @@ pub async fn check_image(
         .find_map(|entry| entry.as_str()?.strip_prefix("PYTHON_VERSION="))
         .unwrap_or_default();
     if own == 0 {
-        return Ok(Report { elf_files: 0, base: String::new(), files_checked: false });
+        return Ok(Report {
+            elf_files: 0,
+            base: String::new(),
+            files_checked: false,
+            overridden: Vec::new(),
+        });
     }
     let target = Target::new(python, &system::os_of(&below), platform)?;
     let system = System::of(&below, &target);
-    judge(&ours, &below, &system, &target, true)
+    judge(&ours, &below, &system, (&target, overridden), true)
 }
 
 async fn read(layers: Vec<StoredLayer>, world: &World) -> Result<Option<Inventory>, Error> {

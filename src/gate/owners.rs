@@ -6,7 +6,7 @@ use super::inventory::Inventory;
 use crate::python::record::Record;
 
 /// What no distribution brings.
-const NOBODY: &str = "a layer's own file";
+pub(super) const NOBODY: &str = "a layer's own file";
 
 /// An installed distribution of the layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Owners {
 }
 
 /// `…/site-packages/….dist-info`, or Debian's `dist-packages`.
-fn is_installed(folder: &str) -> bool {
+pub(super) fn is_installed(folder: &str) -> bool {
     let mut parts = folder.rsplit('/');
     parts.next().is_some_and(|name| name.ends_with(".dist-info"))
         && matches!(parts.next(), Some("site-packages" | "dist-packages"))

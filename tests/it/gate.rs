@@ -197,3 +197,47 @@ async fn a_base_that_is_another_os_is_refused() {
     assert!(said.contains("is `alpine 3.19.1` on musl"), "{said}");
     assert!(!project.path("image.tar").exists());
 }
+
+/// As `pip check` would say it in the container, for a lock that somebody edited.
+#[tokio::test(flavor = "multi_thread")]
+async fn distributions_that_do_not_satisfy_each_other_are_not_published() {
+    let metadata = "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\nRequires-Dist: other>=1\n\
+                    Requires-Dist: never; python_version < '3.13'\n";
+    let demo = [("demo-1.0.dist-info/METADATA", metadata.as_bytes().to_vec())];
+    let dropped = "[[override]]\ndrop = \"other\"\nreason = \"it is never imported\"\n";
+    for (more, expected) in [
+        ("", Ok("links are true, requirements are met\n")),
+        (dropped, Ok("links are true, requirements are met but those of overridden other\n")),
+        (
+            "",
+            Err("1 requirement of the installed distributions is not met\n  demo 1.0: \
+                 `/usr/local/lib/python3.13/site-packages/demo-1.0.dist-info/METADATA` requires \
+                 `other`, which is not installed"),
+        ),
+    ] {
+        let project = Project::new(&["linux/amd64"], more).await;
+        project.serve_base(&base());
+        project.wheel("demo", "py3-none-any", &demo);
+        project.wheel("other", "py3-none-any", &[("other.py", Vec::new())]);
+        project.succeed(&["new", CELL]).await;
+        if expected.is_err() {
+            let path = format!("matrix/{CELL}/lock.toml");
+            let lock = fs_err::read_to_string(project.path(&path)).unwrap();
+            let end = lock.find("[[distribution]]\nname = \"other\"").unwrap();
+            project.write(&path, &lock[..end]);
+        }
+        let output = project.run(&["--push"]).await;
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(if expected.is_ok() { 0 } else { 3 }), "{said}");
+        assert!(said.contains(expected.unwrap_or_else(|problem| problem)), "{said}");
+        assert_eq!(project.registry.tags("demo").is_empty(), expected.is_err(), "{said}");
+        // The label tells those who check the image later.
+        if more == dropped {
+            let name = format!("{}/demo:1.0-python3.13-alpine3.24", project.registry.address());
+            let said = project.succeed(&["check", &name]).await;
+            assert!(said.contains("are met but those of overridden other"), "{said}");
+        }
+        let output = project.run(&["--push", "--no-check"]).await;
+        assert!(output.status.success(), "{}", text(&output));
+    }
+}

@@ -140,7 +140,7 @@ pub(crate) fn text(output: &Output) -> String {
     )
 }
 
-/// A wheel `name-1.0` with a true RECORD.
+/// A wheel `name-1.0` with a true RECORD, and a METADATA unless it is given.
 pub(crate) fn wheel(name: &str, tag: &str, files: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let info = format!("{name}-1.0.dist-info");
     let mut files: Vec<(String, Vec<u8>)> =
@@ -148,7 +148,9 @@ pub(crate) fn wheel(name: &str, tag: &str, files: &[(&str, Vec<u8>)]) -> Vec<u8>
     let metadata = format!("Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n");
     let wheel =
         format!("Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: {tag}\n");
-    files.push((format!("{info}/METADATA"), metadata.into_bytes()));
+    if !files.iter().any(|(path, _)| path.ends_with("/METADATA")) {
+        files.push((format!("{info}/METADATA"), metadata.into_bytes()));
+    }
     files.push((format!("{info}/WHEEL"), wheel.into_bytes()));
     let mut record = Record::default();
     for (path, bytes) in &files {
