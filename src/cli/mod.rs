@@ -7,6 +7,7 @@ mod check;
 mod convert;
 mod environment;
 mod error;
+mod locked;
 mod login;
 mod matrix;
 mod network;
@@ -28,6 +29,7 @@ use serde::Serialize;
 use self::args::{Arguments, Assemble, Command, Shared};
 use self::environment::Environment;
 use self::error::Error;
+use self::locked::{Locked, Locks};
 use self::progress::Terminal;
 use crate::assemble::{self, Assembled, LockOptions};
 use crate::error::{Doing, Result};
@@ -132,8 +134,11 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
             }
             print(shared, &plans, |plans| plans.iter().map(report::plan).collect())
         }
-        Some(Command::Lock(flags)) => lock_cells(recipe, flags, world, terminal).await,
-        Some(Command::New(flags)) => new_cell(&recipe, flags, &world).await,
+        Some(Command::Lock(flags)) => lock_cells(recipe, flags, shared, world, terminal).await,
+        Some(Command::New(flags)) => {
+            let locked = [new_cell(&recipe, flags, &world).await?];
+            print(shared, &Locks { locks: &locked, failed: Vec::new() }, |_| String::new())
+        }
         Some(Command::Matrix(flags)) => matrix::run(&recipe, flags, shared, &world).await,
         Some(Command::Size(flags)) => size::run(&recipe, flags, shared, &environment, &world).await,
         Some(Command::Check(flags)) => {
@@ -149,6 +154,7 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
 async fn lock_cells(
     recipe: Recipe,
     flags: &args::Lock,
+    shared: &Shared,
     world: World,
     terminal: &Terminal,
 ) -> Result<()> {
@@ -181,11 +187,15 @@ async fn lock_cells(
         }
     })
     .await;
+    // What was locked is said as it is done; this is for programs.
+    terminal.clear();
+    let locks = Locks { locks: &outcomes.done, failed: outcomes.failures() };
+    print(shared, &locks, |_| String::new())?;
     outcomes.verdict("lock the matrix", terminal)
 }
 
 /// Makes a cell that was not there and locks it. A cell that cannot be locked leaves nothing behind.
-async fn new_cell(recipe: &Recipe, flags: &args::New, world: &World) -> Result<()> {
+async fn new_cell(recipe: &Recipe, flags: &args::New, world: &World) -> Result<Locked> {
     let doing = || format!("make {}", flags.cell);
     let path = flags.cell.strip_prefix("./").unwrap_or(&flags.cell).trim_end_matches('/');
     let path = path.strip_prefix("matrix/").unwrap_or(path);
@@ -204,16 +214,17 @@ async fn lock_cell(
     options: &LockOptions,
     check: bool,
     world: &World,
-) -> Result<()> {
+) -> Result<Locked> {
     let doing = || format!("lock {}", cell.path);
     world.progress.step(&format!("locking {}", cell.path));
     let lock = assemble::lock(cell, &recipe.layers, options, world).await?;
     let text = convert::lock_text(&lock).doing(doing)?;
     let path = recipe.lock_path(cell);
     let changes = lock_changes(options.older.as_ref(), &lock);
+    let locked = Locked::of(cell, options.older.as_ref(), &lock);
     if check {
         return match changes.first() {
-            None => Ok(()),
+            None => Ok(locked),
             Some(change) => {
                 let change = change.clone();
                 Err(Error::LockWouldChange { cell: cell.path.clone(), change }).doing(doing)
@@ -231,7 +242,7 @@ async fn lock_cell(
         cell.path,
         lock.distributions.len(),
     ));
-    Ok(())
+    Ok(locked)
 }
 
 /// What a new lock changes, one line each.

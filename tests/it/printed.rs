@@ -2,6 +2,7 @@
 
 use assemble::Kind;
 use assemble::oci::Digest;
+use serde_json::json;
 
 use crate::scene::{BASE, CELL, Scene, put_base};
 use crate::support::package_index::Published;
@@ -154,15 +155,26 @@ async fn a_lock_changes_only_as_it_is_told() {
     };
     publish("app", "1.0", &["driver"], "2026-01-10");
     publish("driver", "1.0", &[], "2026-01-10");
-    scene.run(&["lock", "-q"]).success();
+    let first = scene.run(&["lock", "-q", "--json"]).success().json();
     assert_eq!(versions(), ["app 1.0", "driver 1.0"]);
+    let both = json!([{"name": "app", "version": "1.0"}, {"name": "driver", "version": "1.0"}]);
+    let expected = json!({"locks": [{
+        "cell": CELL, "existed": false, "changed": true, "distributions": 2, "from-source": 0,
+        "added": both, "removed": [], "moved": [],
+    }]});
+    assert_eq!(first, expected);
     publish("app", "1.1", &["driver"], "2026-02-10");
     publish("driver", "1.1", &[], "2026-02-10");
     publish("driver", "1.2", &[], "2026-03-10");
     scene.run(&["lock"]).success();
     assert_eq!(versions(), ["app 1.0", "driver 1.0"]);
-    let outcome = scene.run(&["lock", "--upgrade-package", "driver"]).success();
+    let outcome = scene.run(&["lock", "--upgrade-package", "driver", "--json"]).success();
     assert_eq!(versions(), ["app 1.0", "driver 1.2"]);
+    let moved = &outcome.json()["locks"][0];
+    assert_eq!(moved["moved"], json!([{"name": "driver", "from": "1.0", "to": "1.2"}]));
+    assert_eq!((&moved["changed"], &moved["added"]), (&json!(true), &json!([])));
+    let same = scene.run(&["lock", "--check", "--json"]).success().json();
+    assert_eq!(same["locks"][0]["changed"], false);
     assert!(outcome.stderr.contains("driver 1.0 → 1.2"), "{}", outcome.stderr);
     // A limit is recorded and holds, until everything is to be the newest.
     scene.run(&["lock", "--upgrade", "--exclude-newer", "2026-02-28"]).success();
