@@ -13,11 +13,14 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION};
 use url::{Host, Url};
 
-/// Hosts (`host[:port]`) that may be spoken to in plain HTTP although they are not loopback.
+/// Hosts (`host[:port]`) that may be spoken to in plain HTTP although they are not loopback, and all
+/// hosts below a domain (`*.example.com`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
     /// By the user's explicit choice.
     pub insecure: BTreeSet<String>,
+    /// What the domains in `insecure` do not concern.
+    pub secure: BTreeSet<String>,
 }
 
 /// Why a redirect is not followed.
@@ -51,6 +54,19 @@ impl fmt::Display for Refusal {
 }
 
 impl Trust {
+    /// Whether `host[:port]` may be spoken to in plain HTTP: by what is said of the host itself, else
+    /// of the longest domain it is below.
+    pub fn is_insecure(&self, host: &str) -> bool {
+        if self.insecure.contains(host) || self.secure.contains(host) {
+            return self.insecure.contains(host);
+        }
+        let longest = |patterns: &BTreeSet<String>| {
+            let below = patterns.iter().filter(|pattern| is_below(host, pattern));
+            below.map(String::len).max().unwrap_or(0)
+        };
+        longest(&self.insecure) > longest(&self.secure)
+    }
+
     /// Whether a server that was asked at `origin` may send us to `target`.
     ///
     /// # Errors
@@ -75,11 +91,20 @@ impl Trust {
         }
         match target.scheme() {
             "https" => Ok(()),
-            "http" if self.insecure.contains(&host) => Ok(()),
+            "http" if self.is_insecure(&host) => Ok(()),
             "http" => Err(Refusal::Insecure(host)),
             scheme => Err(Refusal::Scheme(scheme.to_owned())),
         }
     }
+}
+
+/// Whether `host[:port]` is below the domain of `*.domain`. A pattern without a port is for all ports.
+pub fn is_below(host: &str, pattern: &str) -> bool {
+    let Some(domain) = pattern.strip_prefix('*').filter(|domain| domain.starts_with('.')) else {
+        return false;
+    };
+    let name = host.rsplit_once(':').map_or(host, |(name, _port)| name);
+    [host, name].iter().any(|host| host.len() > domain.len() && host.ends_with(domain))
 }
 
 /// What the raw client follows.
@@ -160,7 +185,8 @@ mod tests {
 
     #[test]
     fn leads_only_where_it_may() {
-        let trust = Trust { insecure: BTreeSet::from(["plain.example:5000".to_owned()]) };
+        let insecure = BTreeSet::from(["plain.example:5000".to_owned()]);
+        let trust = Trust { insecure, ..Trust::default() };
         for (origin, target, allowed) in [
             ("https://r.example/v2/", "https://s3.example/x", true),
             ("https://r.example/v2/", "http://s3.example/x", false),
@@ -194,6 +220,32 @@ mod tests {
         ] {
             let (left, right) = (Url::parse(left).unwrap(), Url::parse(right).unwrap());
             assert_eq!(is_same_host(&left, &right), same, "{left} {right}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_for_the_hosts_below_it() {
+        let set = |hosts: &[&str]| hosts.iter().map(ToString::to_string).collect();
+        let trust = Trust {
+            insecure: set(&["*.plain.example", "*.in.tls.plain.example", "*.port.example:5000"]),
+            secure: set(&["one.plain.example", "*.tls.plain.example"]),
+        };
+        for (host, insecure) in [
+            ("a.plain.example", true),
+            ("a.b.plain.example", true),
+            ("a.plain.example:5000", true),
+            ("plain.example", false),
+            (".plain.example", false),
+            ("notplain.example", false),
+            ("a.plain.example.org", false),
+            ("one.plain.example", false),
+            ("one.plain.example:80", true),
+            ("a.tls.plain.example", false),
+            ("a.in.tls.plain.example", true),
+            ("a.port.example:5000", true),
+            ("a.port.example", false),
+        ] {
+            assert_eq!(trust.is_insecure(host), insecure, "{host}");
         }
     }
 }

@@ -124,7 +124,7 @@ impl Client {
         if let Some(known) = schemes.get(&endpoint.host) {
             return *known;
         }
-        if self.shared.options.insecure.contains(&endpoint.host) || redirect::is_loopback(url) {
+        if self.shared.trust.is_insecure(&endpoint.host) || redirect::is_loopback(url) {
             Scheme::Http
         } else {
             Scheme::Https
@@ -138,5 +138,41 @@ impl Client {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(endpoint.host.clone(), Scheme::Https);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http;
+    use crate::registry::Options;
+    use crate::registry::registries_conf::RegistriesConf;
+
+    #[test]
+    fn plain_http_where_it_was_chosen() {
+        let mut conf = RegistriesConf::default();
+        conf.add(
+            "[[registry]]\nprefix = '*.lab.example'\ninsecure = true\n\
+             [[registry]]\nprefix = 'tls.lab.example'\n",
+        )
+        .unwrap();
+        let options = Options {
+            insecure: ["chosen.example:5000".to_owned()].into(),
+            conf,
+            ..Options::default()
+        };
+        let client = Client::new(http::Client::new(http::Options::default()).unwrap(), options);
+        for (reference, scheme) in [
+            ("chosen.example:5000/a", "http"),
+            ("chosen.example/a", "https"),
+            ("a.lab.example/a", "http"),
+            ("a.lab.example:5000/a", "http"),
+            ("tls.lab.example/a", "https"),
+            ("lab.example/a", "https"),
+            ("localhost:5000/a", "http"),
+        ] {
+            let endpoint = client.target(&reference.parse().unwrap()).unwrap();
+            assert_eq!(client.url(&endpoint, "x").unwrap().scheme(), scheme, "{reference}");
+        }
     }
 }

@@ -61,8 +61,8 @@ pub struct Options {
     pub conf: registries_conf::RegistriesConf,
     /// Images on this disk that are read instead of the registry's.
     pub layouts: layouts::Layouts,
-    /// `host[:port]` of registries and mirrors that are spoken to in plain HTTP. Loopback need not be
-    /// named.
+    /// `host[:port]` of registries and mirrors that are spoken to in plain HTTP, or `*.domain`.
+    /// Loopback need not be named.
     pub insecure: BTreeSet<String>,
     /// No request is sent.
     pub offline: bool,
@@ -169,7 +169,8 @@ impl Client {
     /// A client that has not spoken to anyone yet.
     pub fn new(http: http::Client, mut options: Options) -> Self {
         options.insecure.extend(options.conf.insecure());
-        let trust = http::Trust { insecure: options.insecure.clone() };
+        let trust =
+            http::Trust { insecure: options.insecure.clone(), secure: options.conf.secure() };
         Self {
             shared: Arc::new(Shared {
                 http: http.counted(),

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
+use crate::http::redirect::is_below;
 use crate::oci::Reference;
 
 /// What the machine's files say about registries. Later files win, `prefix` by `prefix`.
@@ -107,14 +108,22 @@ impl RegistriesConf {
         Ok(())
     }
 
-    /// `host[:port]` of registries and mirrors that are marked as insecure.
+    /// `host[:port]` of registries and mirrors that are marked as insecure, and `*.domain` of whole
+    /// domains.
     pub fn insecure(&self) -> BTreeSet<String> {
         let host = |location: &str| location.split('/').next().unwrap_or_default().to_owned();
         let rules = self.rules.iter().filter(|rule| rule.insecure);
         let own = rules.map(|rule| host(rule.location.as_deref().unwrap_or(&rule.prefix)));
         let mirrors = self.rules.iter().flat_map(|rule| &rule.mirrors);
         let mirrors = mirrors.filter(|mirror| mirror.insecure).map(|mirror| host(&mirror.location));
-        own.chain(mirrors).filter(|host| !host.starts_with('*')).collect()
+        own.chain(mirrors).collect()
+    }
+
+    /// Hosts and domains that have a rule of their own and are not insecure by it: a wider rule does
+    /// not make them so.
+    pub fn secure(&self) -> BTreeSet<String> {
+        let rules = self.rules.iter().filter(|rule| !rule.insecure && !rule.prefix.contains('/'));
+        rules.map(|rule| rule.prefix.clone()).collect()
     }
 
     /// Where a reference is read: by the rule with the longest prefix.
@@ -183,10 +192,10 @@ fn rule(registry: Registry) -> Result<Rule, String> {
 
 /// How many bytes of the reference's name a prefix covers; `None` if it is about others.
 fn matching(prefix: &str, reference: &Reference) -> Option<usize> {
-    if let Some(domain) = prefix.strip_prefix('*') {
+    if prefix.starts_with('*') {
         // `*.example.com` is for every host below it, and covers the host.
         let host = reference.registry();
-        return (domain.starts_with('.') && host.ends_with(domain)).then_some(host.len());
+        return is_below(host, prefix).then_some(host.len());
     }
     let full = reference.to_string();
     let rest = full.strip_prefix(prefix)?;
@@ -277,6 +286,17 @@ mod tests {
         }
         let insecure: Vec<_> = conf.insecure().into_iter().collect();
         assert_eq!(insecure, ["inner.example", "mirror.example:5000"]);
+    }
+
+    #[test]
+    fn a_whole_domain_may_be_insecure() {
+        let conf = conf(&[
+            "[[registry]]\nprefix = '*.lab.example'\ninsecure = true\n",
+            "[[registry]]\nprefix = 'a.lab.example'\n\
+             [[registry]]\nprefix = 'b.lab.example/team'\nblocked = true\n",
+        ]);
+        assert_eq!(conf.insecure().into_iter().collect::<Vec<_>>(), ["*.lab.example"]);
+        assert_eq!(conf.secure().into_iter().collect::<Vec<_>>(), ["a.lab.example"]);
     }
 
     #[test]
