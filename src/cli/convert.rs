@@ -32,7 +32,10 @@ pub(super) fn world(
     let store = Store::open(cache_folder(shared, environment).doing(doing)?)
         .doing(|| "open the cache".into())?;
     let http = network::http(shared, environment)?;
-    let options = network::registries(shared, environment, &store)?;
+    let mut options = network::registries(shared, environment, &store)?;
+    let told = Arc::clone(&progress);
+    options.observer =
+        registry::Observer::new(move |what, done, total| told.bytes(what, done, total));
     let registry = registry::Client::new(http.clone(), options);
     let package_index =
         package_index::Client::new(http, package_index_config(shared, environment)?, store.clone());

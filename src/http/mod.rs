@@ -3,7 +3,7 @@
 //! Nothing here knows what a registry or a package index is. What comes in is a request, what goes
 //! out is a response of any status or an error that says method, redacted address and reason.
 //! Redirects are followed by hand (see [`redirect`]); a body is never read without a limit; time is
-//! limited between two signs of progress, never in total.
+//! limited between two signs of progress, in total only for documents that are read at once.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header;
 use reqwest::{Method, Request, Response, Url};
+use tokio::time::Instant;
 
 mod certificates;
 pub mod error;
@@ -31,6 +32,9 @@ pub use watch::Watch;
 
 /// The most bytes that are read of an error's body: 64 KiB.
 pub const ERROR_BODY_LIMIT: usize = 64 << 10;
+
+/// A document that is read at once may take that many progress timeouts in all.
+const DOCUMENT_TIMEOUTS: u32 = 5;
 
 /// How many redirects are followed for one request.
 const MOST_REDIRECTS: usize = 10;
@@ -260,7 +264,13 @@ impl Client {
         limit: usize,
     ) -> Result<(Bytes, bool), Error> {
         let mut bytes = BytesMut::new();
-        while let Some(chunk) = self.chunk(response).await? {
+        // A document is short: whoever gives it a byte at a time is not waited for.
+        let timeout = self.shared.options.progress_timeout * DOCUMENT_TIMEOUTS;
+        let deadline = Instant::now() + timeout;
+        while let Some(chunk) = tokio::time::timeout_at(deadline, self.chunk(response))
+            .await
+            .map_err(|_elapsed| Error::stalled(&Method::GET, response.url(), timeout))??
+        {
             let room = limit - bytes.len();
             bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
             if chunk.len() > room {

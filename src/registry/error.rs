@@ -163,6 +163,14 @@ pub enum Error {
     /// The name cannot be made into an address.
     #[error("`{0}` is no registry's address")]
     Address(String),
+    /// Others write the tag all the time.
+    #[error("`{reference}` changed each of {attempts} times after it was written")]
+    Contended {
+        /// The tag.
+        reference: String,
+        /// How often it was tried.
+        attempts: usize,
+    },
     /// A manifest is pushed under a digest that is not its own.
     #[error("`{0}` names neither a tag nor the digest of what is pushed")]
     Target(String),

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore};
@@ -73,6 +74,11 @@ pub struct Options {
     pub chunk_above: u64,
     /// A chunk's size in bytes, where the registry does not ask for more.
     pub chunk_size: u64,
+    /// How long a tag that others may write at the same time is left alone before it is read again; far
+    /// above what reading, changing and writing it take.
+    pub settle: Duration,
+    /// Who is told how far uploads are.
+    pub observer: Observer,
     /// A folder that remembers unfinished chunked uploads across runs; `None` forgets them.
     pub sessions: Option<PathBuf>,
 }
@@ -89,8 +95,36 @@ impl Default for Options {
             uploads: 4,
             chunk_above: 96 << 20,
             chunk_size: 16 << 20,
+            settle: Duration::from_secs(2),
+            observer: Observer::default(),
             sessions: None,
         }
+    }
+}
+
+/// Told how far uploads are: what, bytes done, bytes in all. An upload that is taken up again goes back
+/// to where the registry is.
+#[derive(Clone, Default)]
+pub struct Observer(Option<Arc<Told>>);
+
+type Told = dyn Fn(&str, u64, u64) + Send + Sync;
+
+impl Observer {
+    /// Tells `told`, on the thread that moves the bytes.
+    pub fn new(told: impl Fn(&str, u64, u64) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(told)))
+    }
+
+    fn tell(&self, what: &str, done: u64, total: u64) {
+        if let Some(told) = &self.0 {
+            told(what, done, total);
+        }
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Observer" } else { "nobody" })
     }
 }
 

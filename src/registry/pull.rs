@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response};
 use serde::Deserialize;
 
@@ -99,16 +99,22 @@ impl Client {
         self.head(Call::push(&endpoint, Method::HEAD, path), target).await
     }
 
-    /// As [`Self::manifest`], of the registry itself in the role of a pusher.
+    /// As [`Self::manifest`], of the registry itself in the role of a pusher, with a header of the
+    /// answer; `None` if there is no such manifest.
     pub(super) async fn target_manifest(
         &self,
         target: &Reference,
-    ) -> Result<StoredManifest, Error> {
+        header: HeaderName,
+    ) -> Result<Option<(StoredManifest, Option<HeaderValue>)>, Error> {
         let endpoint = self.target(target)?;
         let path = format!("manifests/{}", wanted(target));
-        let call = accepting(Call::push(&endpoint, Method::GET, path));
+        let call = accepting(Call::push(&endpoint, Method::GET, path)).expecting(&[404]);
         let response = self.call(call.about(format!("manifest {target}"))).await?;
-        self.read_manifest(response, target).await
+        if response.status() == 404 {
+            return Ok(None);
+        }
+        let value = response.headers().get(header).cloned();
+        Ok(Some((self.read_manifest(response, target).await?, value)))
     }
 
     async fn head(

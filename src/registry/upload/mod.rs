@@ -215,7 +215,7 @@ impl<'a> Upload<'a> {
     /// POST was; PUT with everything.
     async fn whole(&self, session: &Session) -> Result<(), Broken> {
         let reader = self.reader(0).await?;
-        self.put(session, reader, self.size).await
+        self.put(session, reader, 0).await
     }
 
     async fn reader(&self, offset: u64) -> Result<Reader, Broken> {
@@ -224,8 +224,8 @@ impl<'a> Upload<'a> {
             .map_err(Broken::Source)
     }
 
-    /// The last request: what is left of the bytes, and the digest.
-    async fn put(&self, session: &Session, reader: Reader, length: u64) -> Result<(), Broken> {
+    /// The last request: what is left of the bytes from `offset`, and the digest.
+    async fn put(&self, session: &Session, reader: Reader, offset: u64) -> Result<(), Broken> {
         let mut location = session.location.clone();
         let digest = self.digest.to_string();
         location.query_pairs_mut().append_pair("digest", &digest);
@@ -234,7 +234,7 @@ impl<'a> Upload<'a> {
             .about(format!("upload of {digest}"))
             .header(CONTENT_TYPE, "application/octet-stream");
         let shared = Arc::new(tokio::sync::Mutex::new(reader));
-        let response = self.send(&call, &shared, length).await?;
+        let response = self.send(&call, &shared, (offset, self.size - offset)).await?;
         if response.status() != 201 && response.status() != 204 && response.status() != 200 {
             return Err(Broken::Registry(Error::Malformed {
                 request: format!("PUT {}", crate::http::redact(response.url())),
@@ -259,7 +259,7 @@ impl<'a> Upload<'a> {
                 .about("upload".to_owned())
                 .header(CONTENT_TYPE, "application/octet-stream")
                 .header(CONTENT_RANGE, &format!("{}-{}", state.offset, end - 1));
-            let response = self.send(&call, &reader, length).await?;
+            let response = self.send(&call, &reader, (state.offset, length)).await?;
             let reached = parse_range(response.headers()).unwrap_or(end);
             *session = self.client.session(self.endpoint, &response).map_err(Broken::Registry)?;
             self.memory.remember(&session.location);
@@ -274,21 +274,24 @@ impl<'a> Upload<'a> {
             }
         }
         let nothing = Reader::nothing();
-        self.put(session, nothing, 0).await
+        self.put(session, nothing, self.size).await
     }
 
-    /// Sends `length` bytes of the reader.
+    /// Sends `length` bytes of the reader, which is at `offset`.
     async fn send(
         &self,
         call: &Call<'_>,
         reader: &Arc<tokio::sync::Mutex<Reader>>,
-        length: u64,
+        (offset, length): (u64, u64),
     ) -> Result<reqwest::Response, Broken> {
         let failure: Arc<Mutex<Option<Error>>> = Arc::default();
         let watch = Watch::default();
         let feed = Feed {
             reader: Arc::clone(reader),
             left: length,
+            what: format!("uploading {} to {}", self.digest, self.endpoint.repository),
+            sent: offset,
+            total: self.size,
             watch: watch.clone(),
             failure: Arc::clone(&failure),
             client: self.client.clone(),
@@ -306,6 +309,10 @@ impl<'a> Upload<'a> {
 struct Feed {
     reader: Arc<tokio::sync::Mutex<Reader>>,
     left: u64,
+    what: String,
+    /// Bytes of the blob, with those of earlier requests.
+    sent: u64,
+    total: u64,
     watch: Watch,
     failure: Arc<Mutex<Option<Error>>>,
     client: Client,
@@ -322,6 +329,8 @@ impl Feed {
             Ok(piece) => {
                 let length = piece.len() as u64;
                 self.left -= length;
+                self.sent += length;
+                self.client.shared.options.observer.tell(&self.what, self.sent, self.total);
                 add(&self.client.shared.meter.bytes_up, length);
                 Some((Ok(piece), self))
             }

@@ -116,6 +116,30 @@ async fn a_token_that_ended_early_is_renewed_once() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_refused_is_not_fetched_for_ever() {
+    let registry = FakeRegistry::start().await;
+    stock(&registry, "a/b", Some("1"), 1, false);
+    registry.set_auth(token(true));
+    let address = registry.address();
+    let challenge = format!("Bearer realm=\"http://{address}/token\",service=\"fake\"");
+    let refused = Action::Respond {
+        status: 401,
+        headers: vec![("www-authenticate".into(), challenge)],
+        body: Vec::new(),
+    };
+    // Once may be an accident.
+    registry.fault(Fault::on("GET", "/v2/", refused.clone()).times(2));
+    let tag = reference(&registry, "a/b:1");
+    client(Options::default()).manifest(&tag).await.unwrap();
+    assert_eq!((registry.count("GET", "/v2/"), registry.count("GET", "/token")), (3, 2));
+    registry.clear_log();
+    registry.fault(Fault::on("GET", "/v2/", refused).always());
+    let error = client(Options::default()).manifest(&tag).await.unwrap_err();
+    assert!(error.to_string().contains("refused access"), "{error}");
+    assert_eq!((registry.count("GET", "/v2/"), registry.count("GET", "/token")), (3, 2));
+}
+
+#[tokio::test]
 async fn parallel_requests_share_a_token() {
     let registry = FakeRegistry::start().await;
     let stocked = stock(&registry, "a/b", Some("1"), 1, false);

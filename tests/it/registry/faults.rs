@@ -34,6 +34,8 @@ async fn what_passes_by_itself_is_waited_for() {
         ("403 secondary", respond(403, &[], b"You have exceeded a secondary rate limit"), 0),
         ("400 by code", respond(400, &[], br#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#), 0),
         ("cut body", Action::ResetBodyAfter(10), 0),
+        // A byte in time each time, and never the whole: five times the progress timeout is enough.
+        ("slow loris", Action::Drip(100), 2000),
     ] {
         let registry = FakeRegistry::start().await;
         let stocked = stock(&registry, "a/b", Some("1"), 1, false);
@@ -93,6 +95,36 @@ async fn what_is_no_is_not_asked_again() {
         assert_eq!(error.kind(), Kind::Remote, "{status}");
         assert!(error.to_string().contains(&status.to_string()), "{error}");
         assert!(error.to_string().len() < 600, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_errors_body_is_read_as_far_as_it_makes_sense() {
+    let words = br#"{"errors":[{"code":"DENIED","message":"not yours"}]}"#;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, words).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let encoded = [("content-encoding", "gzip"), ("content-type", "application/json")];
+    let endless = vec![b'x'; 1 << 20];
+    for (name, action, said) in [
+        ("plain", respond(400, &[], words), ": DENIED: not yours"),
+        // Nobody asked for it: what cannot be read is left out, and no garbage is shown.
+        ("gzip", respond(400, &encoded, &gzip), ""),
+        ("endless", respond(400, &[], &endless), ": xxxxx"),
+        ("html", respond(400, &[], b"<html><title>Sign in</title>"), ": Sign in"),
+    ] {
+        let registry = FakeRegistry::start().await;
+        registry.fault(Fault::on("GET", "", action));
+        let client = client(Options::default());
+        let error = client.manifest(&reference(&registry, "a/b:1")).await.unwrap_err();
+        let shown = error.to_string();
+        let (_, after) = shown.split_once("400 Bad Request").unwrap();
+        assert!(
+            if said.is_empty() { after.is_empty() } else { after.starts_with(said) },
+            "{shown}"
+        );
+        assert!(shown.is_ascii() && shown.len() < 600, "{name}: {shown}");
+        assert_eq!(registry.log().len(), 1, "{name}");
     }
 }
 

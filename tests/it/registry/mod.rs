@@ -6,6 +6,7 @@ mod login;
 mod pull;
 mod push;
 mod real;
+mod referrers;
 
 use std::collections::BTreeMap;
 use std::path::Path;

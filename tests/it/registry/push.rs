@@ -4,7 +4,7 @@ use assemble::destination::registry::push;
 use assemble::error::{Failure as _, Kind};
 use assemble::image::{Artifact, BlobSource, Image, ImageLayer};
 use assemble::oci::{Descriptor, Digest, Reference, media_type};
-use assemble::registry::{BlobBytes, Client, Options, Pushed, Referred};
+use assemble::registry::{BlobBytes, Client, Observer, Options, Pushed};
 use assemble::world::World;
 use serde_json::json;
 
@@ -507,58 +507,6 @@ async fn a_manifest_goes_under_its_own_digest_only() {
     assert_eq!(registry.log().len(), 0);
 }
 
-/// A manifest about `subject`: an artifact without layers.
-fn about(subject: &Digest, number: u32) -> Vec<u8> {
-    json!({
-        "schemaVersion": 2,
-        "mediaType": media_type::OCI_MANIFEST,
-        "artifactType": "application/vnd.example.sbom",
-        "config": descriptor("application/vnd.oci.empty.v1+json", b"{}"),
-        "layers": [],
-        "subject": {"mediaType": media_type::OCI_MANIFEST, "digest": subject, "size": 7},
-        "annotations": {"number": number.to_string()},
-    })
-    .to_string()
-    .into_bytes()
-}
-
-#[tokio::test]
-async fn a_referrer_is_found_from_its_subject() {
-    let registry = FakeRegistry::start().await;
-    registry.put_blob("a/b", b"{}".to_vec());
-    let client = client(Options::default());
-    let repository = reference(&registry, "a/b:1");
-    let subject = Digest::of(b"the image");
-    let push = |number| {
-        client.push_referrer(&repository, media_type::OCI_MANIFEST, about(&subject, number).into())
-    };
-
-    registry.set_habits(Habits { referrers: true, ..Habits::default() });
-    assert_eq!(push(0).await.unwrap().1, Referred::ByRegistry);
-    assert!(registry.tags("a/b").is_empty());
-
-    registry.set_habits(Habits::default());
-    for (number, how) in [(1, Referred::ByTag), (2, Referred::ByTag), (1, Referred::Existing)] {
-        let (digest, referred) = push(number).await.unwrap();
-        assert_eq!((digest, referred), (Digest::of(&about(&subject, number)), how));
-    }
-    let tag = format!("sha256-{}", subject.hex());
-    let (kind, index) = registry.manifest("a/b", &tag).unwrap();
-    assert_eq!(kind, media_type::OCI_INDEX);
-    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
-    let entries = index["manifests"].as_array().unwrap();
-    assert_eq!(entries.len(), 2);
-    assert_eq!(entries[1]["annotations"]["number"], "2");
-    assert_eq!(entries[1]["artifactType"], "application/vnd.example.sbom");
-    assert_eq!(entries[1]["digest"], Digest::of(&about(&subject, 2)).to_string());
-
-    for refused in [&b"{}"[..], b"text"] {
-        let bytes = refused.to_vec().into();
-        let outcome = client.push_referrer(&repository, media_type::OCI_MANIFEST, bytes).await;
-        assert!(outcome.is_err());
-    }
-}
-
 #[tokio::test]
 async fn what_a_registry_warns_of_is_told_once() {
     let registry = FakeRegistry::start().await;
@@ -573,4 +521,87 @@ async fn what_a_registry_warns_of_is_told_once() {
     assert_eq!(told, [format!("{} says: quota is low", registry.address())]);
     client.manifest(&tag).await.unwrap();
     assert!(client.take_warnings().is_empty());
+}
+
+#[tokio::test]
+async fn how_far_an_upload_is_can_be_seen() {
+    let broken = Fault::on("PATCH", "", Action::ResetRequestAfter(30_000)).after(1);
+    // A chunk that broke is said to be sent, and then the registry says how far it is.
+    for (options, fault, expected) in [
+        (Options::default(), None, &[250_000][..]),
+        (chunked(), None, &[100_000, 200_000, 250_000]),
+        (chunked(), Some(broken), &[100_000, 200_000, 230_000, 250_000]),
+    ] {
+        let registry = FakeRegistry::start().await;
+        if let Some(fault) = fault {
+            registry.fault(fault);
+        }
+        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let tell = std::sync::Arc::clone(&seen);
+        let observer = Observer::new(move |what, done, total| {
+            tell.lock().unwrap().push((what.to_owned(), done, total));
+        });
+        push_past(&registry, Options { observer, ..options }, 250_000).await.1.unwrap();
+        let seen = seen.lock().unwrap();
+        let what = format!("uploading {} to mine/app", Digest::of(&noise(42, 250_000)));
+        assert!(
+            seen.iter().all(|(told, done, total)| {
+                *told == what && *total == 250_000 && *done <= 250_000
+            })
+        );
+        let positions: Vec<u64> = seen.iter().map(|(_, done, _)| *done).collect();
+        assert_eq!(positions, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_a_registry_says_it_stored_is_compared() {
+    let other = Digest::of(b"other").to_string();
+    let lie = || Action::Header("docker-content-digest".into(), other.clone());
+    let registry = FakeRegistry::start().await;
+    registry.fault(Fault::on("PUT", "/blobs/", lie()).always());
+    let client = client(Options::default());
+    let target = reference(&registry, "mine/app:1");
+    let bytes = noise(5, 1000);
+    let source = BlobBytes::Memory(bytes.clone().into());
+    let error = client.push_blob(&target, &layer(&bytes), source.clone(), &[]).await.unwrap_err();
+    assert_eq!((error.kind(), registry.count("PUT", "")), (Kind::Integrity, 1), "{error}");
+
+    // Saying nothing is no lie.
+    registry.heal();
+    for header in ["docker-content-digest", "location"] {
+        registry.fault(Fault::on("PUT", "", Action::WithoutHeader(header.into())).always());
+    }
+    client.push_blob(&target, &layer(&bytes), source, &[]).await.unwrap();
+    let manifest = b"{\"schemaVersion\":2}".to_vec();
+    let put =
+        |bytes: Vec<u8>| client.push_manifest(&target, media_type::OCI_MANIFEST, bytes.into());
+    assert_eq!(put(manifest.clone()).await.unwrap(), Digest::of(&manifest));
+    registry.heal();
+    registry.fault(Fault::on("PUT", "/manifests/", lie()));
+    assert_eq!(put(manifest).await.unwrap_err().kind(), Kind::Integrity);
+}
+
+#[tokio::test]
+async fn a_registry_that_does_not_know_yet_what_it_took_is_told_again() {
+    let registry = FakeRegistry::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path(), Options::default());
+    let stocked = stock(&registry, "base", Some("1"), 1, false);
+    let from = reference(&registry, "base:1");
+    let artifact = double(&world, &from, &stocked.layers);
+    let tag = [reference(&registry, "mine/app:1")];
+    // The manifests were taken, and the index is refused for want of one of them.
+    registry.fault(Fault::status("PUT", "/manifests/1", 404, "MANIFEST_UNKNOWN"));
+    let report = push(&artifact, &tag, &world).await.unwrap();
+    assert_eq!(registry.tags("mine/app")["1"], report.digest);
+    assert_eq!(registry.count("PUT", "/manifests/sha256:"), 4);
+
+    // The tag was taken, and is not there yet: a second push writes it again, and no blob.
+    registry.clear_log();
+    registry.fault(Fault::status("HEAD", "/manifests/1", 404, "MANIFEST_UNKNOWN"));
+    let report = push(&artifact, &tag, &world).await.unwrap();
+    assert_eq!((report.cost.blobs_uploaded, report.cost.blobs_mounted), (0, 0));
+    assert_eq!(registry.count("PUT", "/blobs/"), 0, "{:?}", registry.lines());
+    assert_eq!(registry.count("PUT", "/manifests/"), 3);
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use assemble::error::Kind;
 use assemble::oci::{Digest, ImageManifest, Reference, media_type};
 use assemble::registry::credentials::{Credential, Keychain, Role, Secret};
 use assemble::registry::{BlobBytes, Client, Options, Pushed};
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use super::{client, descriptor, http_with, layer, noise, read};
 use crate::support::token_server::TokenServer;
+use crate::support::tools::{Docker, Podman};
 use crate::support::{require_tool, tool};
 
 /// A running registry; it is stopped when this is dropped.
@@ -164,6 +166,69 @@ async fn with_tls_and_an_authority_of_its_own() {
     let error = client(Options::default()).manifest(&target).await.unwrap_err();
     let hint = assemble::error::Failure::hint(&error).unwrap_or_default();
     assert!(hint.contains("--ca-bundle"), "{error:?}: {hint}");
+}
+
+/// A certificate that names `name`, and its key, in `folder`.
+fn client_certificate(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let place = |ending: &str| folder.join(format!("{name}.{ending}"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args(["-nodes", "-days", "2", "-subj", &format!("/CN={name}")])
+        .args(["-addext", "extendedKeyUsage=clientAuth", "-keyout"])
+        .arg(place("key"))
+        .arg("-out")
+        .arg(place("cert"))
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    (place("cert"), place("key"))
+}
+
+#[tokio::test]
+async fn with_tls_for_those_who_have_a_certificate() {
+    if !require_tool("docker-registry") || !require_tool("openssl") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, tls) = certificate(folder.path());
+    let [known, stranger] = ["known", "stranger"].map(|n| client_certificate(folder.path(), n));
+    let tls = format!("{tls}    clientcas:\n      - {}\n", known.0.display());
+    let served = serve(folder.path(), &tls).await;
+    // As containers-certs.d(5) has it: `<host:port>/{ca.crt,client.cert,client.key}`.
+    let with = |name: &str, identity: Option<&(PathBuf, PathBuf)>| {
+        let root = folder.path().join(name);
+        let by_host = root.join(&served.address);
+        fs_err::create_dir_all(&by_host).unwrap();
+        fs_err::copy(&certificate, by_host.join("ca.crt")).unwrap();
+        if let Some((certificate, key)) = identity {
+            fs_err::copy(certificate, by_host.join("client.cert")).unwrap();
+            fs_err::copy(key, by_host.join("client.key")).unwrap();
+        }
+        let http = assemble::http::Client::new(assemble::http::Options {
+            certs_d: vec![root],
+            retry: assemble::http::Retry {
+                tries: 2,
+                first: Duration::from_millis(5),
+                longest: Duration::from_millis(10),
+            },
+            ..assemble::http::Options::default()
+        });
+        Client::new(http.unwrap(), Options::default())
+    };
+    let trusted = with("known.d", Some(&known));
+    round_trip(&trusted, &served.address, &folder.path().join("layer")).await;
+    let target: Reference = format!("{}/mine/app:1", served.address).parse().unwrap();
+    for (name, identity) in [("nobody.d", None), ("stranger.d", Some(&stranger))] {
+        let error = with(name, identity).manifest(&target).await.unwrap_err();
+        assert_eq!(assemble::error::Failure::kind(&error), Kind::Remote, "{name}: {error:?}");
+    }
+    // A certificate without its key is said before anything is sent.
+    let half = with("half.d", Some(&known));
+    fs_err::remove_file(folder.path().join("half.d").join(&served.address).join("client.key"))
+        .unwrap();
+    let error = half.manifest(&target).await.unwrap_err();
+    assert!(format!("{error:?}").contains("client.key"), "{error:?}");
 }
 
 #[tokio::test]
@@ -328,4 +393,66 @@ async fn with_a_token_server() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.stdout, known.manifest(&target).await.unwrap().bytes);
+
+    let small = format!("{}/mine/small:1", served.address);
+    let digest = push_small(&known, &small.parse().unwrap()).await.to_string();
+    // The token server is a task of this runtime.
+    tokio::task::spawn_blocking(move || others_pull_with_a_password(&small, &digest))
+        .await
+        .unwrap();
+}
+
+/// An image with one file, which engines take.
+async fn push_small(client: &Client, target: &Reference) -> Digest {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_size(5);
+    tar.append_data(&mut header, "hello", &b"hello"[..]).unwrap();
+    let tar = tar.into_inner().unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &tar).unwrap();
+    let bytes = gzip.finish().unwrap();
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Cmd": ["/hello"]},
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&tar)]},
+        "history": [{"created_by": "the test"}],
+    });
+    let config = config.to_string().into_bytes();
+    let described = descriptor(media_type::OCI_CONFIG, &config);
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_MANIFEST,
+        "config": described,
+        "layers": [layer(&bytes)],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    for (descriptor, bytes) in [(layer(&bytes), bytes), (described, config)] {
+        client.push_blob(target, &descriptor, BlobBytes::Memory(bytes.into()), &[]).await.unwrap();
+    }
+    client.push_manifest(target, media_type::OCI_MANIFEST, manifest.into()).await.unwrap()
+}
+
+fn others_pull_with_a_password(image: &str, digest: &str) {
+    if let Some(podman) = Podman::start() {
+        let pull = ["pull", "--quiet", "--tls-verify=false", "--creds"];
+        let refused = podman.command(&[&pull[..], &["user:wrong", image]].concat()).output();
+        assert!(!refused.unwrap().status.success());
+        podman.run(&[&pull[..], &["user:password", image]].concat());
+        let found = podman.run(&["image", "inspect", "--format={{.Digest}}", image]);
+        assert_eq!(found.trim(), digest);
+    }
+    if let Some(docker) = Docker::start() {
+        assert!(!docker.command(&["pull", image]).output().unwrap().status.success());
+        let registry = image.split('/').next().unwrap();
+        let mut login =
+            docker.command(&["login", "--username", "user", "--password-stdin", registry]);
+        let mut child = login.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"password").unwrap();
+        assert!(child.wait().unwrap().success());
+        let said = docker.run(&["pull", image]);
+        assert!(said.contains(&format!("Digest: {digest}")), "{said}");
+    }
 }

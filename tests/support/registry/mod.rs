@@ -87,6 +87,8 @@ pub(crate) enum Action {
     Header(String, String),
     /// The right answer without a header.
     WithoutHeader(String),
+    /// The right answer, a byte at a time with this many milliseconds between.
+    Drip(u64),
     /// 307 to the same path on another `host:port`.
     RedirectTo(String),
 }
@@ -213,6 +215,8 @@ pub(crate) struct Habits {
     pub(crate) oauth: bool,
     /// Manifests with a subject are listed by it, and the answer says so.
     pub(crate) referrers: bool,
+    /// Manifests have an `ETag`, and PUT heeds `If-Match`.
+    pub(crate) conditions: bool,
     /// `expires_in` of tokens, in seconds; left out if 0.
     pub(crate) expires_in: u64,
 }
@@ -230,6 +234,7 @@ impl Default for Habits {
             read_only: false,
             oauth: true,
             referrers: false,
+            conditions: false,
             expires_in: 300,
         }
     }

@@ -125,14 +125,36 @@ pub(super) async fn answer(
     if matches!(action, Some(Action::ResetAfterEffect)) {
         return Err(dropped());
     }
+    let drip = match &action {
+        Some(Action::Drip(pause)) => Some(std::time::Duration::from_millis(*pause)),
+        _ => None,
+    };
     let cut = action.and_then(|action| distort(&mut response, action));
     if let Some((logged, _)) = shared.lock().unwrap().log.get_mut(position) {
         logged.status = response.status().as_u16();
+    }
+    if let Some(pause) = drip {
+        return Ok(dripping(response, pause).await);
     }
     Ok(response.map(|body| {
         let frames = counted(body.into_data_stream(), sent, cut);
         UnsyncBoxBody::new(StreamBody::new(frames))
     }))
+}
+
+/// The answer, a byte at a time.
+async fn dripping(response: Response<Body>, pause: std::time::Duration) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let frames = stream::unfold(bytes, move |mut bytes| async move {
+        if bytes.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(pause).await;
+        let first = bytes.split_to(1);
+        Some((Ok(Frame::data(first)), bytes))
+    });
+    Response::from_parts(parts, UnsyncBoxBody::new(StreamBody::new(frames)))
 }
 
 /// Makes the right answer wrong; returns after how many bytes it is cut and whether it then stalls.
@@ -405,7 +427,11 @@ fn get_manifest(state: &State, repository: &str, name: &str) -> Response<Body> {
     let Some((digest, (media_type, bytes))) = found else {
         return error(404, "MANIFEST_UNKNOWN");
     };
-    Response::builder()
+    let mut builder = Response::builder();
+    if state.habits.conditions {
+        builder = builder.header("etag", format!("\"{digest}\""));
+    }
+    builder
         .header("content-type", media_type)
         .header("docker-content-digest", digest.to_string())
         .header("content-length", bytes.len())
@@ -437,6 +463,13 @@ fn put_manifest(
         return error(400, "DIGEST_INVALID");
     }
     let immutable = state.habits.immutable_tags;
+    let condition = parts.headers.get("if-match").filter(|_| state.habits.conditions);
+    if let Some(condition) = condition.and_then(|value| value.to_str().ok()) {
+        let now = state.repositories.get(repository).and_then(|entry| entry.tags.get(name));
+        if now.is_none_or(|now| condition != format!("\"{now}\"")) {
+            return error(412, "PRECONDITION_FAILED");
+        }
+    }
     let subject = document["subject"]["digest"].as_str().filter(|_| state.habits.referrers);
     let entry = state.repositories.entry(repository.to_owned()).or_default();
     let digests = |list: &serde_json::Value| -> Vec<Digest> {
