@@ -353,6 +353,10 @@ pub async fn lock(
         .time(&*world.progress, resolve::resolve(&question, world))
         .await
         .doing(doing)?;
+    let compiler = Work::Resolve
+        .time(&*world.progress, resolve::compiler(inputs.compiler, &question, world))
+        .await
+        .doing(doing)?;
     let base = if options.pin_base {
         let digest = base::digest(&cell.base, world)
             .await
@@ -361,13 +365,13 @@ pub async fn lock(
     } else {
         older.and_then(|lock| lock.base.clone())
     };
-    Ok(Lock { inputs, base, distributions })
+    Ok(Lock { inputs, base, compiler, distributions })
 }
 
 fn preferences(options: &LockOptions) -> BTreeMap<PackageName, Version> {
     let older = options.older.iter().filter(|_| !options.upgrade);
     older
-        .flat_map(|lock| &lock.distributions)
+        .flat_map(|lock| lock.distributions.iter().chain(&lock.compiler))
         .filter(|distribution| !options.upgrade_packages.contains(&distribution.name))
         .map(|distribution| (distribution.name.clone(), distribution.version.clone()))
         .collect()

@@ -16,9 +16,9 @@ use crate::error::{Failure, Kind};
 use crate::oci::{self, Digest, Platform, Reference, media_type};
 use crate::recipe::cell::{Exceptions, Limit, Override, Reasoned};
 use crate::recipe::layer::{Brick, ConfigRequest, Files};
-use crate::recipe::lock::BuildRequirement;
+use crate::recipe::lock::{BuildRequirement, Distribution};
 use crate::recipe::python::{
-    Bytecode, Duplicates, Invalidation, Launcher, Prune, Python, Replacement, Strip,
+    Bytecode, Compiler, Duplicates, Invalidation, Launcher, Prune, Python, Replacement, Strip,
 };
 use crate::request::{Check, Destination, Request};
 
@@ -41,6 +41,9 @@ pub struct Plan {
     pub platform: Platform,
     /// What it stands on.
     pub base: PlannedBase,
+    /// What compiles the C and C++ in sdists: its wheels, one for each machine that builds run on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compiler: Option<Distribution>,
     /// Everything that is installed, sorted by name.
     pub distributions: Vec<PlannedDistribution>,
     /// Bottom first, on top of the base's.
@@ -186,6 +189,9 @@ pub struct Deviations {
     /// Modules are compiled in advance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytecode: Option<Bytecode>,
+    /// The C and C++ in sdists is compiled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compiler: Option<Compiler>,
     /// Bounds on projects nobody asks for directly.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub constraints: Vec<Reasoned>,
@@ -228,14 +234,23 @@ impl Deviations {
         for layer in &request.layers {
             let Brick::Python(brick) = &layer.brick else { continue };
             let brick = brick.of_cell(&request.cell.columns);
-            let Python { prune, launchers, replacements, strip, duplicates, bytecode, .. } =
-                brick.map_err(|problem| format!("layer `{}`: {problem}", layer.name))?;
+            let Python {
+                prune,
+                launchers,
+                replacements,
+                strip,
+                duplicates,
+                bytecode,
+                compiler,
+                ..
+            } = brick.map_err(|problem| format!("layer `{}`: {problem}", layer.name))?;
             all.prune.extend(prune);
             all.launchers.extend(launchers);
             all.replacements.extend(replacements);
             all.strip = strip;
             all.duplicates = duplicates;
             all.bytecode = bytecode;
+            all.compiler = compiler.filter(|compiler| !compiler.uses.is_none()).or(all.compiler);
         }
         if let Some(Bytecode { invalidation: Invalidation::UncheckedHash, .. }) = all.bytecode
             && python < (3, 7)
@@ -295,6 +310,12 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// The lock was to have a compiler and has none.
+    #[error("the lock of {cell} names no compiler, though it was made for one")]
+    NoCompiler {
+        /// The cell.
+        cell: String,
+    },
     /// The lock has no file of a distribution for the platform.
     #[error("the lock has no file for {platform}")]
     NoFile {
@@ -308,7 +329,7 @@ impl Failure for Error {
         match self {
             Self::OtherPython { .. } => Kind::Integrity,
             Self::Layer { .. } | Self::Cell { .. } => Kind::Usage,
-            Self::NoFile { .. } => Kind::Drift,
+            Self::NoCompiler { .. } | Self::NoFile { .. } => Kind::Drift,
         }
     }
 
@@ -320,7 +341,9 @@ impl Failure for Error {
                     .into(),
             ),
             Self::Layer { .. } | Self::Cell { .. } => None,
-            Self::NoFile { .. } => Some("run `assemble lock` for this cell again".into()),
+            Self::NoCompiler { .. } | Self::NoFile { .. } => {
+                Some("run `assemble lock` for this cell again".into())
+            }
         }
     }
 }
@@ -357,6 +380,9 @@ pub fn plan(request: &Request, base: &Base) -> Result<Plan, Error> {
     for layer in &request.layers {
         add_config(&mut config, &layer.config, request, base)
             .map_err(|problem| Error::Layer { layer: layer.name.clone(), problem })?;
+    }
+    if !request.lock.inputs.compiler.is_none() && request.lock.compiler.is_none() {
+        return Err(Error::NoCompiler { cell: request.cell.path.clone() });
     }
     let created = created(request, base);
     let planned_base = PlannedBase {
@@ -403,6 +429,7 @@ pub fn plan(request: &Request, base: &Base) -> Result<Plan, Error> {
             .collect(),
         platform: platform.clone(),
         base: planned_base,
+        compiler: request.lock.compiler.clone(),
         distributions,
         layers,
         config,

@@ -192,6 +192,7 @@ pub async fn start(subject: &Subject, command: &[String], world: &World) -> Resu
     let job = Job {
         rootfs: unpacked.path().to_path_buf(),
         work: work.path().to_path_buf(),
+        lent: Vec::new(),
         argv: command.to_vec(),
         env: subject.environment(),
         time_limit: TIME_LIMIT,

@@ -94,6 +94,17 @@ pub(super) fn plan(plan: &Plan) -> String {
                         ),
                     );
                 }
+                if let Some(compiler) = &plan.compiler {
+                    let files = compiler.files.iter().map(|file| file.file_name.as_str());
+                    let files = files.collect::<Vec<_>>().join(", ");
+                    line(
+                        4,
+                        format!(
+                            "sources are compiled with {} {} ({files})",
+                            compiler.name, compiler.version
+                        ),
+                    );
+                }
             }
             Content::Files(content) => {
                 for words in files(content) {
@@ -185,6 +196,9 @@ fn deviations(all: &Deviations) -> Vec<String> {
     if let Some(item) = &all.bytecode {
         let what = if item.paths.is_empty() { "all modules".into() } else { item.paths.join(" ") };
         add(format!("bytecode of {what}"), &item.reason);
+    }
+    if let Some(item) = &all.compiler {
+        add(format!("sdists are compiled with {}", item.uses), &item.reason);
     }
     lines.extend(all.without.iter().map(|what| format!("without {what}")));
     lines

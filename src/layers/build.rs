@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::bytecode::Compiler;
 use super::path::ContainerPath;
-use super::sdist::{BuildRequest, StoredFile};
+use super::sdist::{BuildRequest, StoredFile, Toolchain, toolchain};
 use super::{
     Error, Files, Installed, Layer, Modules, Options, Scheme, Treatment, Tree, WheelFile, archive,
     files, kept, python, sdist,
@@ -19,6 +19,8 @@ use super::{
 use crate::base::{self, Base};
 use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{Content, Plan, PlannedDistribution};
+use crate::python::Target;
+use crate::recipe::Cell;
 use crate::recipe::layer::{self as recipe, parse_mode, parse_owner};
 use crate::request::Request;
 use crate::sandbox::Tier;
@@ -48,9 +50,13 @@ pub struct Built {
     pub version: Version,
     /// The wheel.
     pub wheel: String,
-    /// The base's platform that it was built on, if that is not the image's: then it is pure Python.
+    /// The base's platform that it was built on, if that is not the image's: then it is pure Python, or
+    /// there was a compiler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub built_on: Option<Platform>,
+    /// The wheel of the compiler that was at hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compiler: Option<String>,
     /// How the build ran, now or when it was cached.
     pub tier: Tier,
     /// Whether it has C sources but no compiled code: it fell back to pure Python.
@@ -84,7 +90,7 @@ pub async fn build(
             requested: distribution.requested,
         };
         if !distribution.is_wheel() {
-            let building = wheel_of(distribution, plan, base, world);
+            let building = wheel_of(distribution, (plan, &request.cell), base, world);
             let (digest, figures) = Work::Build.time(&*world.progress, building).await?;
             wheel.file_name.clone_from(&figures.wheel);
             wheel.digest = digest;
@@ -263,37 +269,48 @@ async fn fetch(wanted: Vec<Wanted>, world: &World) -> Result<(), Error> {
 /// An sdist's wheel: from the cache, or built now by the base's own Python.
 async fn wheel_of(
     distribution: &PlannedDistribution,
-    plan: &Plan,
+    (plan, cell): (&Plan, &Cell),
     base: &Base,
     world: &World,
 ) -> Result<(Digest, Built), Error> {
     let (major, minor) = plan.base.python_minor();
-    let request_on = |base: &Base| BuildRequest {
-        name: distribution.name.clone(),
-        version: distribution.version.clone(),
-        sdist: StoredFile {
-            file_name: distribution.file_name.clone(),
-            digest: distribution.sha256,
-        },
-        build_requirements: distribution
-            .build
-            .iter()
-            .map(|need| StoredFile { file_name: need.file_name.clone(), digest: need.sha256 })
-            .collect(),
-        python: (major.into(), minor.into()),
-        rootfs_key: base::rootfs::key(&base.diff_ids),
-        env: BTreeMap::new(),
+    let request_on = |on: &Base| -> Result<(BuildRequest, Option<Wanted>), Error> {
+        let (toolchain, compiler) = toolchain(distribution, (plan, cell), base, on)?.unzip();
+        let request = BuildRequest {
+            name: distribution.name.clone(),
+            version: distribution.version.clone(),
+            sdist: StoredFile {
+                file_name: distribution.file_name.clone(),
+                digest: distribution.sha256,
+            },
+            build_requirements: distribution
+                .build
+                .iter()
+                .map(|need| StoredFile { file_name: need.file_name.clone(), digest: need.sha256 })
+                .collect(),
+            python: (major.into(), minor.into()),
+            rootfs_key: base::rootfs::key(&on.diff_ids),
+            toolchain,
+            env: BTreeMap::new(),
+        };
+        Ok((request, compiler))
     };
     // What a machine of the image's own kind built fits as it is.
-    let native = sdist::shared::native(&request_on(base), &base.platform, world).await?;
+    let native = match request_on(base) {
+        Ok((own, _)) => sdist::shared::native(&own, &base.platform, world).await?,
+        // Nothing runs there that could have.
+        Err(_no_compiler) => None,
+    };
     let twin = if native.is_some() { None } else { twin_of(base, world).await? };
     let build_base = twin.as_ref().unwrap_or(base);
-    let request = request_on(build_base);
+    let (request, compiler) = request_on(build_base)?;
+    // The machine that compiled code is for: the image's, if there is a compiler to see to it.
+    let code_for = if request.toolchain.is_some() { &base.platform } else { &build_base.platform };
     // Other cells may want the same wheel now.
     let turn = world.store.turn("sdist", &request.key()).await;
     let found = match native {
         Some(found) => Some(found),
-        None => sdist::shared::find(&request, &build_base.platform, world).await?,
+        None => sdist::shared::find(&request, code_for, world).await?,
     };
     let found_in = found.as_ref().and_then(|found| found.entry.clone());
     let wheel = if let Some(found) = found {
@@ -309,17 +326,33 @@ async fn wheel_of(
             .build
             .iter()
             .map(|need| (need.name.clone(), need.file_name.clone(), need.sha256, need.size));
-        fetch(std::iter::once(own).chain(needs).collect(), world).await?;
+        let wanted = std::iter::once(own).chain(needs).chain(compiler.clone());
+        fetch(wanted.collect(), world).await?;
         world.progress.step("unpacking the base for its Python");
         let rootfs = base::rootfs(build_base, world).await?;
+        let target = match (&request.toolchain, &twin) {
+            (Some(_), Some(_)) => Some(base::rootfs(base, world).await?),
+            _ => None,
+        };
         world.progress.step(&format!("building {}", distribution.file_name));
-        sdist::build(&request, &rootfs, &world.store, &world.sandbox).await?
+        let (store, sandbox) = (&world.store, &world.sandbox);
+        sdist::build(&request, &rootfs, target.as_deref(), store, sandbox).await?
     };
-    sdist::shared::keep(&request, &build_base.platform, &wheel, world).await?;
+    sdist::shared::keep(&request, code_for, &wheel, world).await?;
     drop(turn);
     if wheel.pure_fallback {
+        let why = match (&compiler, &wheel.log) {
+            (None, _) => "there is no compiler".to_owned(),
+            (Some(_), None) => "they were not compiled".to_owned(),
+            (Some(_), Some(log)) => {
+                format!(
+                    "they were not compiled; its log is {}",
+                    world.store.blob_path(log).display()
+                )
+            }
+        };
         world.progress.notice(&format!(
-            "{} {} was built as pure Python: its C parts are optional, and there is no compiler",
+            "{} {} was built as pure Python: its C parts are optional, and {why}",
             distribution.name, distribution.version
         ));
     }
@@ -331,7 +364,7 @@ async fn wheel_of(
         ));
     }
     let mut made = (wheel.digest, wheel.file_name);
-    if let Some(twin) = &twin {
+    if let Some(twin) = twin.as_ref().filter(|_| request.toolchain.is_none()) {
         made =
             sdist::twin::for_any(&request, made, (&twin.platform, &base.platform), &world.store)?;
         world.progress.notice(&format!(
@@ -344,12 +377,45 @@ async fn wheel_of(
         version: distribution.version.clone(),
         wheel: made.1,
         built_on: twin.map(|twin| twin.platform),
+        compiler: compiler.map(|(_, file_name, ..)| file_name),
         tier: wheel.tier,
         pure_fallback: wheel.pure_fallback,
         from_cache: wheel.from_cache,
         found_in,
     };
     Ok((made.0, figures))
+}
+
+/// What compiles the distribution, and the file that it is; `None` if nothing shall.
+fn toolchain(
+    distribution: &PlannedDistribution,
+    (plan, cell): (&Plan, &Cell),
+    base: &Base,
+    build_base: &Base,
+) -> Result<Option<(Toolchain, Wanted)>, Error> {
+    let Some(compiler) = &plan.compiler else { return Ok(None) };
+    let project = || format!("{} {}", distribution.name, distribution.version);
+    let host = &build_base.platform;
+    let runs_here = |platform: &Platform| platform.architecture == host.architecture;
+    let file = compiler
+        .files
+        .iter()
+        .find(|file| file.platforms.is_empty() || file.platforms.iter().any(runs_here))
+        .ok_or_else(|| sdist::Error::NoCompiler { project: project(), host: host.clone() })?;
+    let no_target =
+        || sdist::Error::NoTarget { project: project(), platform: base.platform.clone() };
+    let target = Target::new(cell.python(), cell.os(), &base.platform);
+    let target = target.map_err(|_unknown| no_target())?;
+    let triple = toolchain::target_triple(&target).ok_or_else(no_target)?;
+    let is_cross = host.architecture != base.platform.architecture;
+    let toolchain = Toolchain {
+        wheel: StoredFile { file_name: file.file_name.clone(), digest: file.sha256 },
+        target: triple,
+        rootfs_key: base::rootfs::key(&base.diff_ids),
+        cross: is_cross.then(|| format!("linux-{}", target.machine())),
+    };
+    let wanted = (compiler.name.clone(), file.file_name.clone(), file.sha256, file.size);
+    Ok(Some((toolchain, wanted)))
 }
 
 /// The same base for this machine, if `base` is for another: programs of that one do not run here.

@@ -184,6 +184,7 @@ impl Compiler {
         let job = Job {
             rootfs: rootfs.to_path_buf(),
             work: work.path().to_path_buf(),
+            lent: Vec::new(),
             // As for builds: no site-packages of the base's, no user's. Not -I: it would ignore
             // PYTHONHASHSEED.
             argv: ["-S", "-s", "-B", "/build/compile.py"].iter().fold(

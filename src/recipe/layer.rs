@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::cell::{Override, Reasoned};
 use super::error::{Error, parse};
 use super::python::{
-    Bytecode, ConditionalRequirement, Duplicates, Launcher, Prune, Python, Replacement, Scheme,
-    Strip,
+    Bytecode, Compiler, ConditionalRequirement, Duplicates, Launcher, Prune, Python, Replacement,
+    Scheme, Strip,
 };
 
 /// One layer's file.
@@ -157,6 +157,7 @@ struct PythonDocument {
     strip: Option<Strip>,
     duplicates: Option<Duplicates>,
     bytecode: Option<Bytecode>,
+    compiler: Option<Compiler>,
     #[serde(default)]
     config: ConfigRequest,
     #[serde(default)]
@@ -210,6 +211,7 @@ impl Layer {
                     strip: document.strip,
                     duplicates: document.duplicates,
                     bytecode: document.bytecode,
+                    compiler: document.compiler,
                 };
                 (Brick::Python(Box::new(brick)), document.config, document.check)
             }

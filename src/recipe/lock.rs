@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cell::{Cell, Exceptions, Override};
 use super::error::{Error, parse};
 use super::layer::{Brick, Layer};
+use super::python::Toolchain;
 use crate::oci::{Digest, Platform};
 
 /// The head of every lock file.
@@ -29,6 +30,10 @@ pub struct Lock {
     /// The base's digest, where it was pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BasePin>,
+    /// The compiler that the inputs ask for: a wheel for each machine that builds can run on. Nothing
+    /// of it is installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiler: Option<Distribution>,
     /// Sorted by name.
     #[serde(default, rename = "distribution")]
     pub distributions: Vec<Distribution>,
@@ -46,6 +51,9 @@ pub struct Inputs {
     /// Requirements that replace every requirement on the same project, sorted. `!name` drops it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<String>,
+    /// What compiles the C and C++ in sdists.
+    #[serde(default, skip_serializing_if = "Toolchain::is_none")]
+    pub compiler: Toolchain,
     /// The base's Python version, with patch: `3.13.15`. Markers and Requires-Python were decided by it.
     pub python: String,
     /// The base's OS version: `alpine3.24`. Wheel tags were decided by it.
@@ -141,7 +149,7 @@ impl Lock {
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         let mut sorted = self.clone();
         sorted.distributions.sort_by(|a, b| a.name.cmp(&b.name));
-        for distribution in &mut sorted.distributions {
+        for distribution in sorted.distributions.iter_mut().chain(&mut sorted.compiler) {
             distribution.requires.sort();
             distribution.files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
             for file in &mut distribution.files {
@@ -168,12 +176,14 @@ impl Inputs {
     /// A requirement of a layer does not fit the cell.
     pub fn of(cell: &Cell, layers: &[Layer], python: String) -> Result<Self, String> {
         let mut requirements = Vec::new();
+        let mut compiler = Toolchain::None;
         for layer in layers {
             if let Brick::Python(brick) = &layer.brick {
-                let wanted = brick
-                    .requirements_of(&cell.columns)
-                    .map_err(|problem| format!("layer `{}`: {problem}", layer.name))?;
+                let of_layer = |problem| format!("layer `{}`: {problem}", layer.name);
+                let wanted = brick.requirements_of(&cell.columns).map_err(of_layer)?;
                 requirements.extend(wanted);
+                let own = brick.of_cell(&cell.columns).map_err(of_layer)?.compiler;
+                compiler = own.map_or(compiler, |own| own.uses);
             }
         }
         let exceptions = Exceptions::of(cell, layers)?;
@@ -189,6 +199,7 @@ impl Inputs {
             requirements,
             constraints,
             overrides,
+            compiler,
             python,
             os: cell.os().to_owned(),
             platforms: cell.platforms.clone(),
@@ -215,6 +226,7 @@ impl Inputs {
         compare("requirements", list(&self.requirements), list(&now.requirements));
         compare("constraints", list(&self.constraints), list(&now.constraints));
         compare("overrides", list(&self.overrides), list(&now.overrides));
+        compare("compiler", self.compiler.to_string(), now.compiler.to_string());
         compare("python", minor(&self.python), minor(&now.python));
         compare("os", self.os.clone(), now.os.clone());
         compare("platforms", platforms(&self.platforms), platforms(&now.platforms));
@@ -302,6 +314,17 @@ sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         assert_eq!(shuffled.to_toml().unwrap(), text);
         assert_eq!(Lock::parse(&text, path).unwrap(), lock);
         assert_eq!(lock.newest_upload().unwrap().to_string(), "2026-10-21T10:00:00Z");
+        let compiled = TEXT
+            .replace("python = \"3.13.15\"", "compiler = \"zig\"\npython = \"3.13.15\"")
+            .replacen(
+                "[[distribution]]",
+                "[compiler]\nname = \"zig\"\nversion = \"1\"\n\n[[compiler.file]]\nfile = \"zig-1-py3-none-any.whl\"\n\
+                 size = 12\nsha256 = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"\n\
+                 platforms = [\"linux/amd64\"]\n\n[[distribution]]",
+                1,
+            );
+        let lock = Lock::parse(&compiled, path).unwrap();
+        assert_eq!(lock.to_toml().unwrap(), format!("{HEAD}{}", compiled.trim_start()));
         let unknown = TEXT.replace("size = 12", "size = 12\ncolour = 1");
         assert!(Lock::parse(&unknown, path).is_err());
         let digest = TEXT.replace("e3b0", "E3B0");
@@ -316,10 +339,12 @@ sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         assert_eq!(lock.differences(&now), Vec::<String>::new());
         now.requirements = vec!["a==2".to_owned()];
         now.os = "alpine3.23".to_owned();
+        now.compiler = Toolchain::Zig;
         assert_eq!(
             lock.differences(&now),
             [
                 "requirements: locked for `a==1`, now `a==2`",
+                "compiler: locked for `none`, now `zig`",
                 "os: locked for `alpine3.24`, now `alpine3.23`"
             ]
         );

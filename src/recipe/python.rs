@@ -35,6 +35,8 @@ pub struct Python {
     pub duplicates: Option<Duplicates>,
     /// Whether modules are compiled in advance.
     pub bytecode: Option<Bytecode>,
+    /// What compiles the C and C++ in sdists.
+    pub compiler: Option<Compiler>,
 }
 
 /// Where distributions are installed.
@@ -145,6 +147,47 @@ pub enum Invalidation {
     UncheckedHash,
 }
 
+/// What compiles the C and C++ in sdists; without it they are built as far as Python alone can.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compiler {
+    /// Which.
+    #[serde(rename = "use")]
+    pub uses: Toolchain,
+    /// For which cells.
+    #[serde(default, skip_serializing)]
+    pub when: When,
+    /// Why.
+    pub reason: String,
+}
+
+/// The compilers there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Toolchain {
+    /// No compiler.
+    #[default]
+    None,
+    /// `zig cc`, from its package: for every machine and C library, on every machine.
+    Zig,
+}
+
+impl Toolchain {
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+impl std::fmt::Display for Toolchain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Zig => "zig",
+        })
+    }
+}
+
 impl Python {
     /// What holds for a cell: items whose `when` does not hold are gone.
     ///
@@ -171,6 +214,7 @@ impl Python {
             prune: keep(&self.prune, |item| &item.when, columns)?,
             launchers: keep(&self.launchers, |item| &item.when, columns)?,
             replacements: keep(&self.replacements, |item| &item.when, columns)?,
+            compiler: keep(self.compiler.as_slice(), |item| &item.when, columns)?.pop(),
             ..self.clone()
         })
     }
@@ -248,6 +292,7 @@ impl Python {
         reasons.extend(self.strip.iter().map(|i| ("`strip`".to_owned(), &*i.reason)));
         reasons.extend(self.duplicates.iter().map(|i| ("`duplicates`".to_owned(), &*i.reason)));
         reasons.extend(self.bytecode.iter().map(|i| ("`bytecode`".to_owned(), &*i.reason)));
+        reasons.extend(self.compiler.iter().map(|i| ("`compiler`".to_owned(), &*i.reason)));
         reasons
     }
 }
@@ -278,7 +323,8 @@ mod tests {
              [[launcher]]\nscript = \"s\"\nbefore = [\"import b\"]\nwhen = { a = \"<2\" }\nreason = \"r\"\n\
              [[replace]]\npath = \"p.py\"\nfrom = \"1\"\nto = \"2\"\ncount = 1\nwhen = { a = \"==1.5\" }\nreason = \"r\"\n\
              [strip]\nreason = \"r\"\n[duplicates]\nsmallest = 1\nreason = \"r\"\n\
-             [bytecode]\ninvalidation = \"unchecked-hash\"\nreason = \"r\"\n",
+             [bytecode]\ninvalidation = \"unchecked-hash\"\nreason = \"r\"\n\
+             [compiler]\nuse = \"zig\"\nwhen = { a = \"<2\" }\nreason = \"r\"\n",
         )
         .unwrap();
         for (version, counts) in [("1", [0, 1, 0]), ("1.5", [0, 1, 1]), ("2", [1, 0, 0])] {
@@ -286,6 +332,7 @@ mod tests {
             let cell = layer.of_cell(&columns).unwrap();
             let found = [cell.prune.len(), cell.launchers.len(), cell.replacements.len()];
             assert_eq!(found, counts, "{version}");
+            assert_eq!(cell.compiler.is_some(), version < "2", "{version}");
             assert!(cell.strip.is_some() && cell.duplicates.is_some() && cell.bytecode.is_some());
         }
         assert!(layer.of_cell(&Columns::default()).is_err());
@@ -300,6 +347,9 @@ mod tests {
             ("[duplicates]\nreason = \"r\"\n", "missing field `smallest`"),
             ("[duplicates]\nsmallest = 1\nreason = \"\"\n", "`duplicates` has no reason"),
             ("[bytecode]\ninvalidation = \"time\"\nreason = \"r\"\n", "unknown variant `time`"),
+            ("[compiler]\nuse = \"zig\"\n", "missing field `reason`"),
+            ("[compiler]\nuse = \"zig\"\nreason = \"\"\n", "`compiler` has no reason"),
+            ("[compiler]\nuse = \"gcc\"\nreason = \"r\"\n", "unknown variant `gcc`"),
             ("[[prune]]\npaths = []\nreason = \"\"\n", "pruning [] has no reason"),
             ("[[constraint]]\nrequirement = \"b\"\nreason = \"\"\n", "`b` has no reason"),
             ("[[override]]\ndrop = \"b\"\nreason = \"\"\n", "`!b` has no reason"),

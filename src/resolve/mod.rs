@@ -30,6 +30,7 @@ use crate::world::{Progress, World};
 
 mod answer;
 mod candidates;
+mod compiler;
 pub mod error;
 mod facts;
 mod fetcher;
@@ -44,6 +45,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use compiler::compiler;
 pub use error::Error;
 pub use question::{inputs, targets};
 pub use source::{CandidateSource, NoBuild, SdistMetadata};

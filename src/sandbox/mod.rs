@@ -6,7 +6,7 @@
 //! | promise | namespaces | loader |
 //! | --- | --- | --- |
 //! | exactly the given environment, `umask` 022, standard input empty | yes | yes |
-//! | the base is `/` and read-only; of the host only the work folder, at `/build` | yes | no: in place |
+//! | the base is `/` and read-only; of the host the work folder at `/build` and what is lent, read-only | yes | no: in place |
 //! | no network, not even loopback | yes | no |
 //! | no process outlives the job, the time limit, or us | yes | yes |
 //! | no new privileges, no capabilities; limits on CPU time, memory, file size, output | yes | yes |
@@ -83,7 +83,9 @@ pub struct Job {
     pub rootfs: PathBuf,
     /// The one folder the job may write to, seen as `/build` (tier 2: in place).
     pub work: PathBuf,
-    /// The program and its arguments; paths below `/build` are the job's view. A program without a
+    /// More folders, read-only for the job.
+    pub lent: Vec<Lent>,
+    /// The program and its arguments; paths below `/build` and lent folders are the job's view. A program without a
     /// slash is looked for on the `PATH` of `env`, inside the base.
     pub argv: Vec<String>,
     /// The whole environment.
@@ -92,6 +94,19 @@ pub struct Job {
     pub time_limit: Duration,
     /// Killed after this many bytes of output.
     pub output_limit: u64,
+}
+
+/// A folder of the host that a job may read.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Lent {
+    /// The name at the top of the base under which the job sees it: `toolchain` is `/toolchain`
+    /// (tier 2: in place). It covers what the base has there.
+    pub name: String,
+    /// The folder.
+    pub folder: PathBuf,
+    /// A program of the folder that looks itself up in `/proc`: where the kernel gives the job none,
+    /// `/proc/self/exe` is a link to it.
+    pub program: Option<String>,
 }
 
 /// How a program ended.

@@ -97,9 +97,16 @@ fn build_root(spec: &Spec) -> Result<(), Refusal> {
     let root = &spec.rootfs;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).step("make / private")?;
     // Bound before the root covers it, should it lie below: then nothing would be found.
-    let work =
-        open(&spec.work, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .step("open the work folder")?;
+    let folder = |path: &Path| {
+        open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+    };
+    let work = folder(&spec.work).step("open the work folder")?;
+    let lent: Vec<OwnedFd> = spec
+        .lent
+        .iter()
+        .map(|lent| folder(&lent.folder))
+        .collect::<Result<_, _>>()
+        .step("open a lent folder")?;
     chdir(root).step("chdir to the base")?;
     tmpfs(root, "mode=0755,size=1m")?;
 
@@ -110,16 +117,25 @@ fn build_root(spec: &Spec) -> Result<(), Refusal> {
         .step("list the base")?;
     names.sort();
     for name in &names {
-        if !OWN.iter().any(|own| name == own) {
+        if !OWN.iter().any(|own| name == own) && !spec.lent.iter().any(|lent| *name == *lent.name) {
             bind_top(root, name)?;
         }
     }
     for name in OWN {
         fs::create_dir(root.join(name)).step("make a mount point")?;
     }
+    for (lent, folder) in spec.lent.iter().zip(&lent) {
+        let target = root.join(&lent.name);
+        fs::create_dir(&target).step("make a mount point")?;
+        bind(&descriptor_path(folder), &target, MsFlags::MS_RDONLY)?;
+    }
     tmpfs(&root.join("tmp"), "mode=1777,size=1g")?;
     build_dev(&root.join("dev"))?;
-    mount_proc(&root.join("proc"));
+    let program = spec
+        .lent
+        .iter()
+        .find_map(|lent| Some(Path::new("/").join(&lent.name).join(lent.program.as_ref()?)));
+    mount_proc(&root.join("proc"), program.as_deref())?;
     let build = root.join(WORK.trim_start_matches('/'));
     bind(&descriptor_path(&work), &build, MsFlags::empty())?;
     // The root itself, not what is mounted on it.
@@ -205,14 +221,24 @@ fn build_dev(dev: &Path) -> Result<(), Refusal> {
 
 /// A `/proc` of the job's own pid namespace. Where part of the host's is hidden, as in a container,
 /// the kernel refuses a new one; then there is none: the host's would show its processes.
-fn mount_proc(target: &Path) {
-    let _absent = mount(
+///
+/// What a lent program asks of it then is there as a link.
+fn mount_proc(target: &Path, program: Option<&Path>) -> Result<(), Refusal> {
+    let mounted = mount(
         Some("proc"),
         target,
         Some("proc"),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
         NONE,
     );
+    match program {
+        Some(program) if mounted.is_err() => {
+            let own = target.join("self");
+            fs::create_dir(&own).step("make a folder")?;
+            fs_err::os::unix::fs::symlink(program, own.join("exe")).step("make a link")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Lets the job make no more user namespaces (where the kernel can be told so), and makes `/proc`

@@ -51,7 +51,10 @@ impl Sandbox {
         job: &Job,
         may_emulate: bool,
     ) -> Result<Outcome, Error> {
-        let job = Job { rootfs: folder(&job.rootfs)?, work: folder(&job.work)?, ..job.clone() };
+        let mut job = Job { rootfs: folder(&job.rootfs)?, work: folder(&job.work)?, ..job.clone() };
+        for lent in &mut job.lent {
+            lent.folder = folder(&lent.folder)?;
+        }
         let program = find_program(&job, may_emulate)?;
         let mut refusal = None;
         if !self.force_loader {
@@ -280,6 +283,7 @@ fn namespaces_spec(job: &Job, program: &Program) -> Spec {
         tier: Tier::Namespaces,
         rootfs: job.rootfs.clone(),
         work: job.work.clone(),
+        lent: job.lent.clone(),
         argv,
         name: None,
         env: job.env.clone(),
@@ -291,8 +295,10 @@ fn namespaces_spec(job: &Job, program: &Program) -> Spec {
 fn loader_spec(job: &Job, program: &Program) -> io::Result<Spec> {
     let arguments: Vec<String> =
         program.before.iter().chain(job.argv.iter().skip(1)).cloned().collect();
+    let mut places = vec![(namespaces::WORK.to_owned(), job.work.clone())];
+    places.extend(job.lent.iter().map(|lent| (format!("/{}", lent.name), lent.folder.clone())));
     let translated = loader::translate(
-        (&job.rootfs, &job.work),
+        (&job.rootfs, &places),
         (&program.outside, &program.called),
         program.loader.as_deref(),
         &arguments,
@@ -302,6 +308,7 @@ fn loader_spec(job: &Job, program: &Program) -> io::Result<Spec> {
         tier: Tier::Loader,
         rootfs: job.rootfs.clone(),
         work: job.work.clone(),
+        lent: Vec::new(),
         argv: translated.argv,
         name: translated.name,
         env: translated.env,

@@ -24,7 +24,7 @@ use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::reaper::kill_descendants;
-use super::{Ending, Tier, namespaces};
+use super::{Ending, Lent, Tier, namespaces};
 
 /// The first argument of the stages. No command of the command line begins like this.
 pub(super) const OUTER: &str = "__sandbox-outer";
@@ -44,6 +44,7 @@ pub(super) struct Spec {
     pub(super) tier: Tier,
     pub(super) rootfs: PathBuf,
     pub(super) work: PathBuf,
+    pub(super) lent: Vec<Lent>,
     /// The program's path and its arguments, as the tier sees them.
     pub(super) argv: Vec<String>,
     /// The name the program is called by, if it is not its path.

@@ -43,6 +43,7 @@ async fn run(rootfs: &Path, work: &Path, argv: &[&str]) -> Outcome {
     let job = Job {
         rootfs: rootfs.to_path_buf(),
         work: work.to_path_buf(),
+        lent: Vec::new(),
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         env: BTreeMap::from([
             ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),

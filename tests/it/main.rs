@@ -88,6 +88,9 @@ mod wheel_cache;
 /// The installer against pip, on real wheels.
 #[cfg(test)]
 mod wheels;
+/// C and C++ in sdists, compiled with zig (needs the public package index).
+#[cfg(test)]
+mod zig;
 
 /// Where bases are kept that were made once.
 fn base_cache() -> std::path::PathBuf {

@@ -197,7 +197,7 @@ async fn an_sdist_without_compiled_code_is_built_by_the_twin() {
 }
 
 /// What a command of the unpacked arm64 image says on this machine, by emulation: only tests use it.
-fn emulated(root: &Path, command: &[&str]) -> Option<String> {
+pub(crate) fn emulated(root: &Path, command: &[&str]) -> Option<String> {
     let qemu = tool("qemu-aarch64-static")?;
     let place = |path: &str| root.join(path);
     let libraries = format!("{}:{}", place("usr/local/lib").display(), place("usr/lib").display());
@@ -261,7 +261,7 @@ async fn the_project_s_own_cell_is_made_for_both_and_runs_on_both() {
 }
 
 /// Unpacks the image with that manifest, as any tool would.
-fn unpack(layout: &Path, manifest: &str, root: &Path) {
+pub(crate) fn unpack(layout: &Path, manifest: &str, root: &Path) {
     let blob = |digest: &str| {
         fs_err::File::open(layout.join("blobs").join(digest.replace(':', "/"))).unwrap()
     };

@@ -62,6 +62,7 @@ impl Scene {
         Job {
             rootfs: self.root(),
             work: self.work(),
+            lent: Vec::new(),
             argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
             env: BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]),
             time_limit: Duration::from_secs(20),

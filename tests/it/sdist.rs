@@ -117,6 +117,7 @@ impl Scene {
             build_requirements: Vec::new(),
             python: (3, 13),
             rootfs_key: Digest::of(b"the fixture"),
+            toolchain: None,
             env: BTreeMap::new(),
         }
     }
@@ -159,6 +160,7 @@ def build_wheel(out, config, metadata):
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(build(
             request,
             &self.base.rootfs,
+            None,
             &self.store,
             &sandbox,
         ))

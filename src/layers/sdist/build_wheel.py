@@ -5,6 +5,7 @@ Started as `python -S -s -B build_wheel.py` in a folder that holds
     env/          the build requirements, unpacked
     src/          the sdist, unpacked
     out/          where the wheel goes
+    target/       if it is built for another machine: the sysconfig data of that one's Python
 and writes result.json: {"wheel": "name.whl"} or {"missing": ["requirement"]}; on any
 other failure only the log says why.
 Without `site` (-S) the base's own site-packages is not on the path: only what was locked is.
@@ -30,6 +31,18 @@ def main():
         sys.stderr.flush()
         sys.exit(code)
 
+    # How the Python was built that the wheel is for. Before anything reads its own.
+    path = [os.path.join(here, "env")]
+    target = os.path.join(here, "target")
+    if os.path.isdir(target):
+        for name in os.listdir(target):
+            os.environ["_PYTHON_SYSCONFIGDATA_NAME"] = os.path.splitext(name)[0]
+        sys.path.insert(0, target)
+        path.append(target)
+    # What the compiler's wrapper takes for ours.
+    if "ASSEMBLE_TARGET" in os.environ:
+        os.environ["ASSEMBLE_BASE_PREFIX"] = sys.base_prefix
+
     env = os.path.join(here, "env")
     source = os.path.join(here, "src")
     out = os.path.join(here, "out")
@@ -40,7 +53,7 @@ def main():
     site.setcopyright()
     # Runs `.pth` files: setuptools brings distutils back with one.
     site.addsitedir(env)
-    os.environ["PYTHONPATH"] = env
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
     os.chdir(source)
 
     # PEP 517: backend-path comes before everything, and the backend must come from there.

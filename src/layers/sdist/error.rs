@@ -116,6 +116,42 @@ pub enum Error {
         ending: sandbox::Ending,
         /// Which way it ran.
         tier: Tier,
+        /// It has no compiler, and its log says that it looked for one.
+        lacks_compiler: bool,
+        /// The last lines of the log.
+        tail: String,
+        /// The whole log.
+        log: PathBuf,
+    },
+    /// The lock has no compiler for this machine.
+    #[error("{project} cannot be compiled here: the lock has no compiler that runs on {host}")]
+    NoCompiler {
+        /// Name and version.
+        project: String,
+        /// This machine.
+        host: crate::oci::Platform,
+    },
+    /// There are no words for the target that the compiler knows.
+    #[error("{project} cannot be compiled for {platform}: the compiler does not know it")]
+    NoTarget {
+        /// Name and version.
+        project: String,
+        /// The target.
+        platform: crate::oci::Platform,
+    },
+    /// The base for the other machine does not say how its Python was built.
+    #[error("the target's base has no sysconfig data in {folder}")]
+    NoSysconfig {
+        /// Where they should be.
+        folder: PathBuf,
+    },
+    /// The compiler could not make its own runtime.
+    #[error("`{compiler}` does not work for {target}; its last lines:\n{tail}")]
+    Toolchain {
+        /// Its wheel.
+        compiler: String,
+        /// In its own words.
+        target: String,
         /// The last lines of the log.
         tail: String,
         /// The whole log.
@@ -171,6 +207,10 @@ impl Failure for Error {
             | Self::BuildSystem { .. }
             | Self::Stopped { .. }
             | Self::Failed { .. }
+            | Self::NoCompiler { .. }
+            | Self::NoTarget { .. }
+            | Self::NoSysconfig { .. }
+            | Self::Toolchain { .. }
             | Self::Missing { .. }
             | Self::WrongWheel { .. } => Kind::Unsatisfiable,
         }
@@ -185,12 +225,26 @@ impl Failure for Error {
             Self::Disk { .. } => {
                 Some("free space or choose another folder with --cache-dir".into())
             }
-            Self::Failed { log, .. } | Self::Stopped { log, .. } | Self::WrongWheel { log, .. } => {
-                Some(format!("the whole log is {}", log.display()))
-            }
-            Self::Compiled { platform, .. } => Some(format!(
-                "assemble this platform on a {platform} machine, or use a version that has a wheel \
-                 for it"
+            Self::Failed { lacks_compiler: true, log, .. } => Some(format!(
+                "it needs a compiler: [compiler] with use = \"zig\" in its layer.toml brings one; \
+                 the whole log is {}",
+                log.display()
+            )),
+            Self::Failed { tier: Tier::Loader, log, .. } => Some(format!(
+                "without namespaces no program of the base runs but Python, a configure script's \
+                 for example: a machine that has them can build it; the whole log is {}",
+                log.display()
+            )),
+            Self::Failed { log, .. }
+            | Self::Stopped { log, .. }
+            | Self::WrongWheel { log, .. }
+            | Self::Toolchain { log, .. } => Some(format!("the whole log is {}", log.display())),
+            Self::NoCompiler { host, .. } => Some(format!(
+                "assemble on another machine than {host}, or use a version that has a wheel"
+            )),
+            Self::Compiled { platform, .. } | Self::NoTarget { platform, .. } => Some(format!(
+                "a [compiler] in its layer.toml compiles for other machines; else assemble this \
+                 platform on a {platform} machine, or use a version that has a wheel for it"
             )),
             Self::Missing { log, .. } => {
                 Some(format!("lock again with `assemble lock`; the whole log is {}", log.display()))

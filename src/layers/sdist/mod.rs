@@ -10,6 +10,8 @@
 //! env/             the build requirements     src/          the sdist
 //! tmp/             TMPDIR                     out/          the wheel
 //! ```
+//!
+//! With a compiler there is more: see [`toolchain`].
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
@@ -31,10 +33,12 @@ use crate::store::{self, Store};
 mod build_system;
 mod error;
 pub(super) mod shared;
+pub mod toolchain;
 pub(super) mod twin;
 mod unpack;
 
 pub use error::{Error, Stopped};
+pub use toolchain::Toolchain;
 
 /// The frontend, run by the base's Python.
 const DRIVER: &str = include_str!("build_wheel.py");
@@ -75,6 +79,8 @@ pub struct BuildRequest {
     pub python: (u64, u64),
     /// What the base is: [`crate::base::rootfs::key`].
     pub rootfs_key: Digest,
+    /// What compiles C and C++; without it the project has to do without.
+    pub toolchain: Option<Toolchain>,
     /// Environment variables besides ours, which they win over.
     pub env: BTreeMap<String, String>,
 }
@@ -144,6 +150,9 @@ impl BuildRequest {
         for file in &requirements {
             parts.extend([&file.digest.as_bytes()[..], file.file_name.as_bytes()]);
         }
+        if let Some(toolchain) = &self.toolchain {
+            parts.extend(toolchain.parts());
+        }
         store::key(&parts)
     }
 
@@ -163,6 +172,13 @@ impl BuildRequest {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
+        if let Some(toolchain) = &self.toolchain {
+            for (name, value) in toolchain.environment() {
+                env.insert(name.to_owned(), value);
+            }
+            // Nothing that a build requirement brings is taken for the compiler.
+            env.entry("PATH".to_owned()).and_modify(|path| path.insert_str(0, "/build/tools:"));
+        }
         env.extend(self.env.clone());
         env
     }
@@ -177,6 +193,7 @@ impl BuildRequest {
             project: self.project(),
             ending: outcome.ending,
             tier: outcome.tier,
+            lacks_compiler: self.toolchain.is_none() && shows_no_compiler(&outcome.log),
             tail: tail(&outcome.log),
             log,
         }
@@ -214,6 +231,7 @@ pub fn cached(request: &BuildRequest, store: &Store) -> Result<Option<BuiltWheel
 }
 
 /// Builds the sdist with the Python of the base unpacked at `rootfs`, unless it was built before.
+/// `target` is the unpacked base that a toolchain compiles for, if it is another one.
 ///
 /// # Errors
 /// A file is absent from the store or hostile, the build fails or runs into a limit, or there is no
@@ -221,6 +239,7 @@ pub fn cached(request: &BuildRequest, store: &Store) -> Result<Option<BuiltWheel
 pub async fn build(
     request: &BuildRequest,
     rootfs: &Path,
+    target: Option<&Path>,
     store: &Store,
     sandbox: &Sandbox,
 ) -> Result<BuiltWheel, Error> {
@@ -228,15 +247,24 @@ pub async fn build(
         return Ok(wheel);
     }
     let work = store.temporary_directory()?;
+    let target = target.unwrap_or(rootfs);
     let (sdist, work) = blocking(store, {
-        let (request, store) = (request.clone(), store.clone());
-        move || prepare(&request, &store, work.path()).map(|sdist| (sdist, work))
+        let (request, store, target) = (request.clone(), store.clone(), target.to_path_buf());
+        move || prepare(&request, &store, &target, work.path()).map(|sdist| (sdist, work))
     })
     .await?;
+    let mut lent = Vec::new();
+    if let Some(toolchain) = &request.toolchain {
+        let bases = (rootfs, target);
+        let ready = toolchain.ready(bases, sdist.has_cxx, store, sandbox).await?;
+        ready.copy_cache(work.path())?;
+        lent = ready.lent;
+    }
     let ran = sandbox
         .run(&Job {
             rootfs: rootfs.to_path_buf(),
             work: work.path().to_path_buf(),
+            lent,
             argv: vec![
                 format!("python{}.{}", request.python.0, request.python.1),
                 // No site-packages of the base's, no user's, no byte code. Not -I: it would ignore
@@ -280,7 +308,12 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Fills the build's folder.
-fn prepare(request: &BuildRequest, store: &Store, work: &Path) -> Result<unpack::Sdist, Error> {
+fn prepare(
+    request: &BuildRequest,
+    store: &Store,
+    target: &Path,
+    work: &Path,
+) -> Result<unpack::Sdist, Error> {
     let disk = |source| Error::Disk { path: work.to_path_buf(), source };
     let bytes = |file: &StoredFile| {
         store.read(&file.digest)?.ok_or_else(|| Error::Absent { file_name: file.file_name.clone() })
@@ -300,6 +333,9 @@ fn prepare(request: &BuildRequest, store: &Store, work: &Path) -> Result<unpack:
     let job = serde_json::to_vec(&system).map_err(|e| disk(e.into()))?;
     fs::write(work.join("job.json"), job).map_err(disk)?;
     fs::write(work.join("build_wheel.py"), DRIVER).map_err(disk)?;
+    if let Some(toolchain) = &request.toolchain {
+        toolchain.write(target, request.python, work)?;
+    }
     Ok(sdist)
 }
 
@@ -415,6 +451,23 @@ pub(super) fn has_extension(wheel: &[u8]) -> std::io::Result<bool> {
     Ok(false)
 }
 
+/// Whether a build's log says that there is no compiler, in the words of those who look for one.
+fn shows_no_compiler(log: &[u8]) -> bool {
+    const NAMES: [&str; 6] = ["gcc", "cc", "g++", "c++", "clang", "x86_64-linux-musl-gcc"];
+    let text = String::from_utf8_lossy(log);
+    text.lines().any(|line| {
+        let is_absent = line.contains("No such file or directory")
+            || line.contains("unable to execute")
+            || line.contains("not found");
+        let names = || line.split(|c: char| c.is_whitespace() || "'\"`:,;()/".contains(c));
+        (is_absent && names().any(|word| NAMES.contains(&word)))
+            || line.contains("no acceptable C compiler")
+            || line.contains("Unknown compiler(s)")
+            || line.contains("No CMAKE_C_COMPILER could be found")
+            || line.contains("No CMAKE_CXX_COMPILER could be found")
+    })
+}
+
 /// The last lines of a log, fit to be shown: no control characters.
 fn tail(log: &[u8]) -> String {
     let text = String::from_utf8_lossy(log);
@@ -442,7 +495,17 @@ mod tests {
             build_requirements: vec![file("a-1-py3-none-any.whl"), file("b-1-py3-none-any.whl")],
             python: (3, 13),
             rootfs_key: Digest::of(b"base"),
+            toolchain: None,
             env: BTreeMap::new(),
+        }
+    }
+
+    fn toolchain() -> Toolchain {
+        Toolchain {
+            wheel: StoredFile { file_name: "zig.whl".into(), digest: Digest::of(b"zig") },
+            target: "x86_64-linux-musl".into(),
+            rootfs_key: Digest::of(b"base"),
+            cross: None,
         }
     }
 
@@ -452,7 +515,7 @@ mod tests {
         let mut same = request();
         same.build_requirements.reverse();
         assert_eq!(same.key(), key);
-        let changes: [fn(&mut BuildRequest); 7] = [
+        let changes: [fn(&mut BuildRequest); 8] = [
             |r| r.name = "zope".parse().unwrap(),
             |r| r.version = "8.8".parse().unwrap(),
             |r| r.sdist.digest = Digest::of(b"another"),
@@ -460,11 +523,51 @@ mod tests {
             |r| r.python = (3, 14),
             |r| r.rootfs_key = Digest::of(b"another"),
             |r| drop(r.env.insert("CC".into(), "cc".into())),
+            |r| r.toolchain = Some(toolchain()),
         ];
         for (number, change) in changes.iter().enumerate() {
             let mut other = request();
             change(&mut other);
             assert_ne!(other.key(), key, "change {number}");
+        }
+        let compiled = |change: fn(&mut Toolchain)| {
+            let mut toolchain = toolchain();
+            change(&mut toolchain);
+            BuildRequest { toolchain: Some(toolchain), ..request() }.key()
+        };
+        let changes: [fn(&mut Toolchain); 5] = [
+            |_| {},
+            |t| t.wheel.digest = Digest::of(b"another"),
+            |t| t.target = "aarch64-linux-musl".into(),
+            |t| t.rootfs_key = Digest::of(b"another"),
+            |t| t.cross = Some("linux-aarch64".into()),
+        ];
+        let keys: std::collections::BTreeSet<_> = changes.map(compiled).into_iter().collect();
+        assert_eq!(keys.len(), changes.len());
+    }
+
+    #[test]
+    fn the_compiler_comes_first() {
+        let with = BuildRequest { toolchain: Some(toolchain()), ..request() };
+        let path = |request: &BuildRequest| request.environment()["PATH"].clone();
+        assert_eq!(path(&with), format!("/build/tools:{}", path(&request())));
+        assert!(!request().environment().keys().any(|name| name.contains("ZIG")));
+    }
+
+    #[test]
+    fn logs_that_show_no_compiler() {
+        for (log, expected) in [
+            ("error: [Errno 2] No such file or directory: 'gcc'", true),
+            ("unable to execute 'gcc': No such file or directory", true),
+            ("error: command 'g++' failed: No such file or directory", true),
+            ("/bin/sh: cc: not found", true),
+            ("configure: error: no acceptable C compiler found in $PATH", true),
+            ("meson.build:1:0: ERROR: Unknown compiler(s): [['cc'], ['gcc']]", true),
+            ("zmq.h: No such file or directory", false),
+            ("src/gcc.h: error: x was not declared", false),
+            ("", false),
+        ] {
+            assert_eq!(shows_no_compiler(log.as_bytes()), expected, "{log}");
         }
     }
 

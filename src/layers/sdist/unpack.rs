@@ -15,12 +15,16 @@ use crate::sandbox::confine::{self, ConfinedFolder, EntryPath, Limits};
 const LIMITS: Limits = Limits { entries: 200_000, bytes: 4 << 30 };
 /// Sources of extension modules.
 const EXTENSION_SOURCES: [&str; 5] = ["c", "cc", "cpp", "cxx", "pyx"];
+/// Those among them that need a C++ compiler for sure.
+const CXX_SOURCES: [&str; 3] = ["cc", "cpp", "cxx"];
 
 /// What was seen while an sdist was unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sdist {
     /// It holds sources for a compiler.
     pub(super) has_extension_sources: bool,
+    /// Some of them are C++, or there is a configure script, which asks for that compiler too.
+    pub(super) has_cxx: bool,
 }
 
 /// Unpacks an sdist into `folder`, without the one folder at its top. Links may lead nowhere but to
@@ -28,7 +32,7 @@ pub(super) struct Sdist {
 pub(super) fn sdist(file_name: &str, bytes: &[u8], folder: &Path) -> Result<Sdist, Error> {
     let mut unpacking = Unpacking::new(file_name, folder)?;
     let mut top = Top { file_name, name: None };
-    let mut seen = Sdist { has_extension_sources: false };
+    let mut seen = Sdist { has_extension_sources: false, has_cxx: false };
     if file_name.ends_with(".tar.gz") {
         let mut archive = crate::oci::tar::Archive::new(MultiGzDecoder::new(bytes));
         for entry in archive.entries().map_err(|e| unpacking.damaged(e))? {
@@ -84,6 +88,24 @@ pub(super) fn wheel(file_name: &str, bytes: &[u8], folder: &Path) -> Result<(), 
     unpacking.zip(bytes, |path, _| place(path).map_err(|e| refused(file_name, e)))
 }
 
+/// As [`wheel`], without the files for whose path, cut into its components, `is_left_out` holds.
+pub(super) fn wheel_without(
+    file_name: &str,
+    bytes: &[u8],
+    folder: &Path,
+    is_left_out: impl Fn(&[String]) -> bool,
+) -> Result<(), Error> {
+    let mut unpacking = Unpacking::new(file_name, folder)?;
+    unpacking.zip(bytes, |path, _| {
+        let parts: Vec<String> =
+            path.components().iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        if is_left_out(&parts) {
+            return Ok(None);
+        }
+        place(path).map_err(|e| refused(file_name, e))
+    })
+}
+
 /// Where an entry of a wheel goes.
 fn place(path: &EntryPath) -> Result<Option<EntryPath>, confine::Error> {
     let in_data = path
@@ -112,6 +134,8 @@ impl Sdist {
         let extension = path.components().last().and_then(|name| Path::new(name).extension());
         self.has_extension_sources |=
             extension.is_some_and(|e| EXTENSION_SOURCES.iter().any(|source| e == *source));
+        self.has_cxx |= extension.is_some_and(|e| CXX_SOURCES.iter().any(|source| e == *source))
+            || path.components().last().is_some_and(|name| name == "configure");
     }
 }
 

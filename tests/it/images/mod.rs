@@ -43,6 +43,11 @@ pub(crate) fn readable_folder() -> TempDir {
 impl Stage {
     /// Assembles the cell on a made base and loads it; `None`, said aloud, where a tool is missing.
     fn make(cell: &'static str) -> Option<Self> {
+        Self::of(cell, |spec, archive| assemble(spec, cell, archive))
+    }
+
+    /// As [`Self::make`], with the archive that `assemble` writes.
+    fn of(cell: &'static str, assemble: impl FnOnce(BaseSpec, &Path) -> Outcome) -> Option<Self> {
         let (locust, python, os) = parts(cell);
         let spec = BaseSpec::new(python, os);
         if let Some(compiler) = spec.compiler() {
@@ -51,7 +56,7 @@ impl Stage {
         let docker = Docker::start()?;
         let output = TempDir::new().unwrap();
         let archive = output.path().join("image.tar");
-        assemble(spec, cell, &archive).success();
+        assemble(spec, &archive).success();
         docker.run(&["load", "--input", archive.to_str().unwrap()]);
         let scripts = readable_folder();
         let locustfile = include_str!("locustfile.py");
@@ -80,6 +85,12 @@ fn parts(cell: &'static str) -> (&'static str, &'static str, &'static str) {
 /// Runs the program on this project's own recipe, on a base that is served on loopback under the tag
 /// that the cell asks for.
 fn assemble(spec: BaseSpec, cell: &'static str, archive: &Path) -> Outcome {
+    let output = archive.to_str().unwrap();
+    run_with_base(spec, cell, &Recipe::copy(), &[&[cell, "--root", PROJECT, "--output", output]])
+}
+
+/// Runs the program on a recipe, with that base, once for each of the arguments; the last outcome.
+fn run_with_base(spec: BaseSpec, cell: &'static str, recipe: &Recipe, runs: &[&[&str]]) -> Outcome {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let registry = runtime.block_on(async {
@@ -91,9 +102,12 @@ fn assemble(spec: BaseSpec, cell: &'static str, archive: &Path) -> Outcome {
     });
     let mirror = format!("docker.io={}", registry.address());
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
-    let output = archive.to_str().unwrap();
-    let arguments = [cell, "--root", PROJECT, "--mirror", &mirror, "--output", output];
-    command::run(&mut Recipe::copy().command(&cache, &arguments))
+    let mut run = |arguments: &&[&str]| {
+        command::run(&mut recipe.command(&cache, &[arguments, &["--mirror", &mirror][..]].concat()))
+    };
+    let (last, before) = runs.split_last().unwrap();
+    before.iter().for_each(|arguments| drop(run(arguments).success()));
+    run(last)
 }
 
 /// All checks on one cell.
@@ -143,6 +157,41 @@ mod unrunnable {
         locust_0_11_on_python_3_7 "0.11.0/python3.7/alpine3.18"
     }
     pub(super) const ALL: &[&str] = CELLS;
+}
+
+/// Locust 0.10.0 as it was when it was new: every version of spring 2019, nothing mended, all that is C
+/// and C++ compiled from source by setuptools without `pyproject.toml`: gevent with its bundled libev and
+/// c-ares (autoconf), greenlet (C++'s rules), msgpack (C++), pyzmq with its bundled libzmq (C++). It runs
+/// load tests in a real Docker.
+///
+/// Not part of a usual run: from nothing it takes minutes of two processors.
+#[test]
+#[ignore = "compiles for minutes: run with --ignored"]
+fn locust_0_10_as_it_was_in_2019() {
+    const CELL: &str = "0.10.0/python3.6/alpine3.9";
+    let recipe = Recipe::copy();
+    recipe.write(
+        "layers/locust/layer.toml",
+        "kind = \"python\"\nrequirements = [{ requirement = \"locustio=={locust}\" }]\n\
+         [compiler]\nuse = \"zig\"\nreason = \"nothing of 2019 has a wheel for musl\"\n\
+         [check]\ncommand = [\"locust\", \"--version\"]\n",
+    );
+    fs_err::remove_dir_all(recipe.path(&format!("matrix/{}", command::CELL))).unwrap();
+    recipe.write(
+        &format!("matrix/{CELL}/cell.toml"),
+        "[exclude-newer]\ndate = \"2019-04-01T00:00:00Z\"\nreason = \"as it was\"\n",
+    );
+    let stage = Stage::of(CELL, |spec, archive| {
+        let output = archive.to_str().unwrap();
+        run_with_base(spec, CELL, &recipe, &[&["lock"], &[CELL, "--output", output]])
+    });
+    let Some(stage) = stage else { return };
+    // Not master and slaves: they need what the project's own recipe mends in this version.
+    for (name, check) in &checks::CHECKS[..3] {
+        let started = std::time::Instant::now();
+        check(&stage);
+        eprintln!("{CELL} of 2019: {name}: {:?}", started.elapsed());
+    }
 }
 
 #[test]

@@ -1,0 +1,33 @@
+#!/bin/sh
+# The compiler for the target; called as cc, gcc, c++ or g++. zig knows the C library's headers and
+# symbols itself, and has to be told where the target's other headers and libraries are. Where the
+# build's Python names its own, the target's are meant.
+case ${0##*/} in
+*++) language=c++ ;;
+*) language=cc ;;
+esac
+target=$ASSEMBLE_TARGET_ROOT
+own=$ASSEMBLE_BASE_PREFIX
+for word do
+    shift
+    case $word in
+    -I"$own"/*) word=-I$target/usr/local${word#-I"$own"} ;;
+    -L"$own"/*) word=-L$target/usr/local${word#-L"$own"} ;;
+    # As in the base: zig would compile a whole C library for libtool, which only wants to know.
+    -static)
+        echo "$0: the base has no static C library" >&2
+        exit 1
+        ;;
+    # GNU ld's, unknown to zig; they decide nothing about the result's meaning.
+    -Wl,-Bsymbolic-functions | -Wl,--no-copy-dt-needed-entries | -Wl,--export-all-symbols) continue ;;
+    esac
+    set -- "$@" "$word"
+done
+# Dynamic, as everything of the base is; no debug information, no paths of this build.
+exec "$ASSEMBLE_TOOLCHAIN/zig" "$language" -target "$ASSEMBLE_TARGET" -dynamic -fno-sanitize=undefined \
+    "-ffile-prefix-map=$ASSEMBLE_WORK=/build" \
+    "-ffile-prefix-map=$ASSEMBLE_TOOLCHAIN=/toolchain" \
+    "-ffile-prefix-map=$target=/target" \
+    "$@" -g0 -s \
+    -isystem "$target/usr/local/include" -idirafter "$target/usr/include" \
+    "-L$target/usr/local/lib" "-L$target/usr/lib" "-L$target/lib"
