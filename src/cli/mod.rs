@@ -140,7 +140,9 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
             print(shared, &Locks { locks: &locked, failed: Vec::new() }, |_| String::new())
         }
         Some(Command::Matrix(flags)) => matrix::run(&recipe, flags, shared, &world).await,
-        Some(Command::Size(flags)) => size::run(&recipe, flags, shared, &environment, &world).await,
+        Some(Command::Size(flags)) => {
+            Box::pin(size::run(&recipe, flags, shared, &environment, &world)).await
+        }
         Some(Command::Check(flags)) => {
             let checked = check::run(&recipe, flags, &environment, &world).await?;
             print(shared, &checked, |checked| checked.iter().map(report::checked).collect())

@@ -128,7 +128,9 @@ mod tests {
             );
             let mut text = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n");
             for requirement in *requires {
-                text += &format!("Requires-Dist: {requirement}\n");
+                text.push_str("Requires-Dist: ");
+                text.push_str(requirement);
+                text.push('\n');
             }
             let file = File::made(&path, text.as_bytes(), 0o644);
             (path, Node::File(Box::new(file)))

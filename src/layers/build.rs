@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::bytecode::Compiler;
 use super::path::ContainerPath;
-use super::sdist::{BuildRequest, StoredFile, Toolchain, toolchain};
+use super::sdist::{BuildRequest, BuiltWheel, StoredFile, Toolchain, toolchain};
 use super::{
     Error, Files, Installed, Layer, Modules, Options, Scheme, Treatment, Tree, WheelFile, archive,
     files, kept, python, sdist,
@@ -340,29 +340,7 @@ async fn wheel_of(
     };
     sdist::shared::keep(&request, code_for, &wheel, world).await?;
     drop(turn);
-    if wheel.pure_fallback {
-        let why = match (&compiler, &wheel.log) {
-            (None, _) => "there is no compiler".to_owned(),
-            (Some(_), None) => "they were not compiled".to_owned(),
-            (Some(_), Some(log)) => {
-                format!(
-                    "they were not compiled; its log is {}",
-                    world.store.blob_path(log).display()
-                )
-            }
-        };
-        world.progress.notice(&format!(
-            "{} {} was built as pure Python: its C parts are optional, and {why}",
-            distribution.name, distribution.version
-        ));
-    }
-    if wheel.tier == Tier::Loader {
-        world.progress.notice(&format!(
-            "{} was built through the base's loader, without namespaces: {}",
-            distribution.name,
-            wheel.refusal.as_deref().unwrap_or("as was asked for")
-        ));
-    }
+    tell_how(distribution, &wheel, compiler.is_some(), world);
     let mut made = (wheel.digest, wheel.file_name);
     if let Some(twin) = twin.as_ref().filter(|_| request.toolchain.is_none()) {
         made =
@@ -384,6 +362,38 @@ async fn wheel_of(
         found_in,
     };
     Ok((made.0, figures))
+}
+
+/// Says what is worth knowing of how a wheel came to be.
+fn tell_how(
+    distribution: &PlannedDistribution,
+    wheel: &BuiltWheel,
+    has_compiler: bool,
+    world: &World,
+) {
+    if wheel.pure_fallback {
+        let why = match (has_compiler, &wheel.log) {
+            (false, _) => "there is no compiler".to_owned(),
+            (true, None) => "they were not compiled".to_owned(),
+            (true, Some(log)) => {
+                format!(
+                    "they were not compiled; its log is {}",
+                    world.store.blob_path(log).display()
+                )
+            }
+        };
+        world.progress.notice(&format!(
+            "{} {} was built as pure Python: its C parts are optional, and {why}",
+            distribution.name, distribution.version
+        ));
+    }
+    if wheel.tier == Tier::Loader {
+        world.progress.notice(&format!(
+            "{} was built through the base's loader, without namespaces: {}",
+            distribution.name,
+            wheel.refusal.as_deref().unwrap_or("as was asked for")
+        ));
+    }
 }
 
 /// What compiles the distribution, and the file that it is; `None` if nothing shall.

@@ -152,7 +152,7 @@ impl Toolchain {
         for entry in fs::read_dir(&library).map_err(disk)? {
             let entry = entry.map_err(disk)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with("_sysconfigdata") && name.ends_with(".py") {
+            if name.starts_with("_sysconfigdata") && name.strip_suffix(".py").is_some() {
                 found = Some((entry.path(), name));
             }
         }
@@ -179,7 +179,7 @@ impl Toolchain {
             program: program.map(str::to_owned),
         };
         let zig = self.unpacked(store).await?;
-        let lent = vec![lend("toolchain", &zig, Some("zig")), lend("target", target, None)];
+        let loans = vec![lend("toolchain", &zig, Some("zig")), lend("target", target, None)];
         let language = if has_cxx { "c++" } else { "c" };
         let key = store::key(&[
             FORMAT.as_bytes(),
@@ -191,7 +191,7 @@ impl Toolchain {
         ]);
         let _turn = store.turn("toolchain-cache", &key).await;
         if let Some(cache) = store.tree("toolchain-cache", &key)? {
-            return Ok(Ready { lent, cache });
+            return Ok(Ready { lent: loans, cache });
         }
         let work = store.temporary_directory()?;
         let disk = |source| Error::Disk { path: work.path().to_path_buf(), source };
@@ -216,7 +216,7 @@ impl Toolchain {
             .run(&Job {
                 rootfs: rootfs.to_path_buf(),
                 work: work.path().to_path_buf(),
-                lent: lent.clone(),
+                lent: loans.clone(),
                 argv: ["sh", "/build/warm.sh", language].map(str::to_owned).to_vec(),
                 env,
                 time_limit: TIME_LIMIT,
@@ -255,7 +255,7 @@ impl Toolchain {
             }
         })
         .await?;
-        Ok(Ready { lent, cache })
+        Ok(Ready { lent: loans, cache })
     }
 
     /// The folder with `zig` and its `lib`, from the wheel.
@@ -293,9 +293,7 @@ impl Ready {
 
 /// Whether a file of the wheel is of use only for another system.
 fn is_foreign(path: &[String]) -> bool {
-    let is_other = |name: &String| {
-        name.split('-').any(|word| OTHER_SYSTEMS.iter().any(|other| word == *other))
-    };
+    let is_other = |name: &String| name.split('-').any(|word| OTHER_SYSTEMS.contains(&word));
     match path {
         [_, lib, libc, include, name, ..] if libc == "libc" && include == "include" => {
             lib == "lib" && is_other(name)
