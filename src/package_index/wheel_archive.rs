@@ -14,7 +14,7 @@ use crate::python::WheelFilename;
 /// wheels are in them.
 pub(super) const TAIL: u64 = 32 << 10;
 /// No METADATA is larger.
-pub(super) const METADATA_LIMIT: u64 = 16 << 20;
+pub const METADATA_LIMIT: u64 = 16 << 20;
 /// No central directory is larger: it is that of some 300,000 files.
 const DIRECTORY_LIMIT: u64 = 32 << 20;
 
@@ -49,14 +49,14 @@ pub enum Error {
 
 /// The bytes of a file that are known so far.
 #[derive(Debug)]
-pub(super) struct Partial {
+pub struct Partial {
     size: u64,
     chunks: BTreeMap<u64, Bytes>,
 }
 
 /// What [`metadata`] came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// The bytes of METADATA.
     Done(Vec<u8>),
     /// These bytes of the file must be added before the next try.
@@ -64,11 +64,13 @@ pub(super) enum Step {
 }
 
 impl Partial {
-    pub(super) fn new(size: u64) -> Self {
+    /// Of a file of `size` bytes nothing is known.
+    pub fn new(size: u64) -> Self {
         Self { size, chunks: BTreeMap::new() }
     }
 
-    pub(super) fn add(&mut self, offset: u64, bytes: Bytes) {
+    /// Adds bytes that lie at `offset`.
+    pub fn add(&mut self, offset: u64, bytes: Bytes) {
         // What is known never becomes less, so every question brings an end nearer.
         let chunk = self.chunks.entry(offset).or_default();
         if chunk.len() < bytes.len() {
@@ -101,8 +103,11 @@ struct Entry {
     offset: u64,
 }
 
-/// The METADATA of the wheel's `.dist-info` directory.
-pub(super) fn metadata(partial: &Partial, wheel: &WheelFilename) -> Result<Step, Error> {
+/// The METADATA of the wheel's `.dist-info` directory, or which bytes of the file it takes to know it.
+///
+/// # Errors
+/// It is no zip archive, is damaged, or has no METADATA, or two.
+pub fn metadata(partial: &Partial, wheel: &WheelFilename) -> Result<Step, Error> {
     let tail = partial.size.saturating_sub(TAIL)..partial.size;
     let tail_start = tail.start;
     let directory = match partial.get(tail) {

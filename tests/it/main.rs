@@ -6,6 +6,12 @@ mod bases;
 #[expect(dead_code, reason = "each target uses its part")]
 mod support;
 
+/// What every reader of foreign bytes promises.
+#[path = "../fuzz/mod.rs"]
+#[expect(unreachable_pub, reason = "the fuzz programs take it for a library")]
+#[cfg(test)]
+mod fuzz;
+
 /// Objects made for tests.
 #[path = "../../src/gate/fixture.rs"]
 #[expect(dead_code, reason = "each target uses its part")]
@@ -44,6 +50,9 @@ mod gate;
 /// A base on glibc is a cell like any other.
 #[cfg(test)]
 mod glibc;
+/// Hostile input: the fuzz targets' corpus.
+#[cfg(test)]
+mod hostile;
 /// What the matrix makes, run as its users run it.
 #[cfg(test)]
 mod images;

@@ -108,7 +108,7 @@ pub struct LaidOut {
 /// # Errors
 /// The wheel is hostile, broken, or not the distribution that `wheel` says; text that is to be
 /// replaced is not there.
-pub(super) fn lay_out(
+pub fn lay_out(
     bytes: &[u8],
     wheel: &WheelFile,
     scheme: &Scheme,
