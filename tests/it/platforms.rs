@@ -306,6 +306,7 @@ async fn compiled_code_for_another_machine_is_found_where_its_own_kind_built_it(
         build_requirements: Vec::new(),
         python: (3, 13),
         rootfs_key: rootfs::key(&diff_ids),
+        toolchain: None,
         env: std::collections::BTreeMap::new(),
     };
     let tag = "cp313-cp313-linux_aarch64";

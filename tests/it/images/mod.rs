@@ -102,7 +102,7 @@ fn run_with_base(spec: BaseSpec, cell: &'static str, recipe: &Recipe, runs: &[&[
     });
     let mirror = format!("docker.io={}", registry.address());
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
-    let mut run = |arguments: &&[&str]| {
+    let run = |arguments: &&[&str]| {
         command::run(&mut recipe.command(&cache, &[arguments, &["--mirror", &mirror][..]].concat()))
     };
     let (last, before) = runs.split_last().unwrap();
