@@ -166,3 +166,33 @@ impl Failure for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_kind_of_machine_is_told_what_to_do() {
+        for (error, said, hint) in [
+            (
+                Error::OtherSystem { rootfs: "/cache/base".into() },
+                "the programs of /cache/base run on linux only, and this is ",
+                "assemble on a linux machine, or use a version that has a wheel for the target",
+            ),
+            (
+                Error::NoTier {
+                    program: "python3".into(),
+                    namespaces: Some("unshare: EPERM".into()),
+                    loader: "no loader".into(),
+                },
+                "no way to run `python3` of the base on this machine: namespaces: unshare: EPERM; \
+                 the loader: no loader",
+                "allow unprivileged user namespaces",
+            ),
+        ] {
+            assert_eq!(error.kind(), Kind::Unsatisfiable);
+            assert!(error.to_string().starts_with(said), "{error}");
+            assert!(error.hint().is_some_and(|found| found.starts_with(hint)), "{error}");
+        }
+    }
+}

@@ -67,6 +67,9 @@ mod oracle;
 /// Package indexes: a fake one with every dialect.
 #[cfg(test)]
 mod package_index;
+/// Where the program runs: in containers of several kinds, with and without namespaces.
+#[cfg(test)]
+mod places;
 /// Images for several architectures.
 #[cfg(test)]
 mod platforms;

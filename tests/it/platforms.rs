@@ -16,7 +16,7 @@ const CHECK: &str = "[check]\ncommand = [\"demo\", \"--version\"]\n";
 
 /// A project for both architectures on the made base of both: `demo` is a wheel with a compiled
 /// module for each, or an sdist whose backend writes `content` as a module.
-async fn project(sdist: Option<&str>) -> Project {
+pub(crate) async fn project(sdist: Option<&str>) -> Project {
     let project = Project::new(&BOTH, CHECK).await;
     let spec = BaseSpec::new("3.13", "alpine3.24");
     let cache = crate::base_cache();
