@@ -9,7 +9,7 @@ use crate::bases::{self, Architecture, BaseSpec, MediaTypes};
 use crate::elf::Object;
 use crate::project::{CELL, Project, text};
 use crate::support::tool;
-use crate::support::tools::succeed;
+use crate::support::tools::{DockerRegistry, Podman, succeed};
 
 const BOTH: [&str; 2] = ["linux/amd64", "linux/arm64"];
 const CHECK: &str = "[check]\ncommand = [\"demo\", \"--version\"]\n";
@@ -140,6 +140,55 @@ async fn one_lock_gives_one_index_and_each_platform_has_its_own_modules() {
         let config = tokio::task::spawn_blocking(move || succeed(&mut command)).await.unwrap();
         assert!(config.contains(&format!("\"architecture\": \"{architecture}\"")), "{config}");
     }
+}
+
+/// Others pull each platform of an index out of a real registry.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_arch = "x86_64")]
+async fn others_pull_either_platform_of_a_pushed_index() {
+    let Some(real) = DockerRegistry::start() else { return };
+    let project = project(None).await;
+    let matrix = fs_err::read_to_string(project.path("matrix/matrix.toml")).unwrap();
+    let own = format!("repository = \"{}/", project.registry.address());
+    let there = format!("repository = \"{}/", real.address());
+    project.write("matrix/matrix.toml", &matrix.replace(&own, &there));
+    let output = project.run(&["--push", "--json"]).await;
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let images = report["images"][0]["images"].as_array().unwrap().clone();
+    let name = format!("{}/demo:1.0-python3.13-alpine3.24", real.address());
+    let pulled = tokio::task::spawn_blocking(move || {
+        for (image, architecture) in images.iter().zip(["amd64", "arm64"]) {
+            let digest = image["digest"].as_str().unwrap();
+            assert!(image["platform"].as_str().unwrap().contains(architecture), "{image}");
+            if let Some(skopeo) = tool("skopeo") {
+                let folder = tempfile::TempDir::new().unwrap();
+                let copied = format!("dir:{}", folder.path().display());
+                succeed(
+                    Command::new(&skopeo)
+                        .args(["--insecure-policy", "--override-arch", architecture, "copy"])
+                        .args(["--quiet", "--preserve-digests", "--src-tls-verify=false"])
+                        .args([&format!("docker://{name}"), &copied]),
+                );
+                let manifest = fs_err::read(folder.path().join("manifest.json")).unwrap();
+                assert_eq!(assemble::oci::Digest::of(&manifest).to_string(), digest);
+            }
+            // Storage of its own for each: one name holds one platform there.
+            let Some(podman) = Podman::start() else { continue };
+            let platform = format!("--platform=linux/{architecture}");
+            podman.run(&["pull", "--quiet", "--tls-verify=false", &platform, &name]);
+            let format = "--format={{.Architecture}} {{.Digest}}";
+            let found = podman.run(&["image", "inspect", format, &name]);
+            assert!(found.starts_with(architecture), "{found}");
+            assert!(found.contains(digest) || found.contains(index_digest(&report)), "{found}");
+        }
+    });
+    pulled.await.unwrap();
+}
+
+/// What the tag names.
+fn index_digest(report: &Value) -> &str {
+    report["images"][0]["digest"].as_str().unwrap()
 }
 
 /// An emulator that is registered, here for one process and its children alone, runs the start check.
