@@ -106,7 +106,9 @@ fn run_with_base(spec: BaseSpec, cell: &'static str, recipe: &Recipe, runs: &[&[
         command::run(&mut recipe.command(&cache, &[arguments, &["--mirror", &mirror][..]].concat()))
     };
     let (last, before) = runs.split_last().unwrap();
-    before.iter().for_each(|arguments| drop(run(arguments).success()));
+    for arguments in before {
+        run(arguments).success();
+    }
     run(last)
 }
 
