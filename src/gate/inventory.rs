@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::elf::{self, Elf};
 use super::error::Error;
-use crate::base::rootfs::decompress::decompress;
 use crate::oci::Digest;
+use crate::oci::decompress::decompress;
 use crate::python::record::Hash;
 use crate::store::{self, Store};
 

@@ -18,7 +18,6 @@ use crate::oci::{
 use crate::plan::ConfigChange;
 
 mod config;
-mod decompress;
 pub mod error;
 #[cfg(test)]
 pub(crate) mod fixture;

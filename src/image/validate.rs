@@ -8,8 +8,8 @@ use std::io::{self, BufReader, Read};
 use base64::Engine as _;
 use serde_json::{Map, Value};
 
-use super::decompress::decompress;
 use super::{Error, LAYERS_MAX, MANIFEST_MAX, config};
+use crate::oci::decompress::decompress_as;
 use crate::oci::digest::DigestWriter;
 use crate::oci::{Descriptor, Digest, Platform, descriptor_digest, media_type};
 
@@ -445,7 +445,8 @@ impl Examination<'_> {
         }
         let mut reader = self.open(&digest, descriptor, &what)?;
         let mut tar = DigestWriter::new(io::sink());
-        let unpacked = decompress(compression, BufReader::new(&mut reader), &mut tar);
+        let unpacked =
+            io::copy(&mut decompress_as(compression, BufReader::new(&mut reader)), &mut tar);
         // What follows the compressed stream belongs to the blob too.
         let drained = io::copy(&mut reader, &mut io::sink());
         let (found, size) = reader.finish();
@@ -457,7 +458,7 @@ impl Examination<'_> {
             }
         };
         let diff_id = match unpacked {
-            Ok(()) => stored.then(|| tar.finish().1),
+            Ok(_) => stored.then(|| tar.finish().1),
             // A wrong digest says it all.
             Err(_) if !stored => None,
             Err(error) => {

@@ -4,6 +4,7 @@
 //! since those types hold hash maps and know only some fields. Base configs are edited as JSON
 //! values and never re-typed.
 
+pub mod decompress;
 pub mod digest;
 pub mod json;
 pub mod media_type;

@@ -9,8 +9,8 @@ use fs_err as fs;
 
 use super::Error;
 use super::kind::Kind;
-use crate::base::rootfs::decompress;
 use crate::oci::Digest;
+use crate::oci::decompress::decompress;
 use crate::python::record::Record;
 use crate::store::Store;
 

@@ -11,15 +11,12 @@ use std::path::PathBuf;
 use fs_err as fs;
 
 use crate::error::{Failure, Kind};
+use crate::oci::decompress::decompress;
 use crate::oci::digest::DigestWriter;
 use crate::oci::tar::Archive;
 use crate::oci::{Descriptor, Digest, descriptor_digest};
 use crate::sandbox::confine::{self, ConfinedFolder, EntryPath, Limits};
 use crate::store::{self, Store};
-
-pub(crate) mod decompress;
-
-pub(crate) use decompress::decompress;
 
 /// More than any base in use, less than a disk.
 const LIMITS: Limits = Limits { entries: 1_000_000, bytes: 16 << 30 };
