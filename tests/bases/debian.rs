@@ -69,6 +69,47 @@ pub(crate) async fn fetch(
     Ok(futures_util::future::try_join_all(packages).await?.into_iter().collect())
 }
 
+/// The sources of a package as they were released, with their version: that file, or where the archive
+/// has it no longer what the suite has now. Verified as packages are.
+pub(crate) async fn source(
+    client: &Client,
+    name: &str,
+    (version, digest): (&str, Digest),
+    suite: &str,
+) -> Result<(String, Bytes)> {
+    let archive = archive()?;
+    let url = |version: &str| {
+        let path = format!("pool/main/{}/{name}/{name}_{version}.orig.tar.xz", &name[..1]);
+        archive.join(&path).because(|| format!("find {path}"))
+    };
+    let gone = match client.file(&url(version)?, &digest).await {
+        Ok(bytes) => return Ok((version.to_owned(), bytes)),
+        Err(gone) => gone,
+    };
+    let index = format!("dists/{suite}/main/source/Sources.xz");
+    let packed = client.get(&archive.join(&index).because(|| format!("find {index}"))?).await?;
+    let mut text = String::new();
+    lzma_rust2::XzReader::new(&packed[..], true)
+        .read_to_string(&mut text)
+        .because(|| "unpack an index of the Debian archive".into())?;
+    let (version, digest) = find_source(&text, name).ok_or(gone)?;
+    let bytes = client.file(&url(&version)?, &digest).await?;
+    Ok((version, bytes))
+}
+
+/// Version and digest of the newest sources in an index, which stand last: lines of digest, size and
+/// file name (deb-src-control(5)).
+fn find_source(text: &str, name: &str) -> Option<(String, Digest)> {
+    let beginning = format!("{name}_");
+    let mut files = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (digest, _size, file) = (words.next()?, words.next()?, words.next()?);
+        let version = file.strip_prefix(&beginning)?.strip_suffix(".orig.tar.xz")?;
+        Some((version.to_owned(), Digest::from_hex(digest).ok()?))
+    });
+    files.next_back()
+}
+
 /// Path and digest of each named package in an index.
 fn find(
     packed: &[u8],

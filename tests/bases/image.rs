@@ -8,7 +8,7 @@ use assemble::oci::{Digest, media_type};
 use serde_json::{Value, json};
 
 use super::rootfs::Rootfs;
-use super::{Architecture, BaseSpec, Because as _, Error, Result, python};
+use super::{Architecture, BaseSpec, Because as _, Error, Result};
 use crate::support::registry::FakeRegistry;
 
 /// When the base says it was created.
@@ -59,8 +59,13 @@ pub(crate) struct Layout {
     manifest: Value,
 }
 
-/// Writes the layout of an image with these layers, bottom first, to an empty folder.
-pub(crate) fn write(spec: &BaseSpec, layers: &[Rootfs], folder: &Path) -> Result<()> {
+/// Writes the layout of an image with that Python in these layers, bottom first, to an empty folder.
+pub(crate) fn write(
+    spec: &BaseSpec,
+    version: &str,
+    layers: &[Rootfs],
+    folder: &Path,
+) -> Result<()> {
     let [manifest_type, config_type, layer_type, _] = spec.media_types.names();
     let blobs = folder.join("blobs/sha256");
     fs_err::create_dir_all(&blobs).because(|| "make the base's layout".into())?;
@@ -85,7 +90,7 @@ pub(crate) fn write(spec: &BaseSpec, layers: &[Rootfs], folder: &Path) -> Result
         }));
     }
     let encode = |value: &Value| to_canonical_vec(value).because(|| "write JSON".into());
-    let config = encode(&config(spec, &diff_ids)?)?;
+    let config = encode(&config(spec, version, &diff_ids))?;
     let manifest = encode(&json!({
         "schemaVersion": 2,
         "mediaType": manifest_type,
@@ -121,9 +126,8 @@ fn platform(architecture: Architecture) -> Value {
 }
 
 /// The config as the official image has it: two layers among the history's lines.
-fn config(spec: &BaseSpec, diff_ids: &[Digest]) -> Result<Value> {
+fn config(spec: &BaseSpec, version: &str, diff_ids: &[Digest]) -> Value {
     let path = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let version = python::version(spec)?;
     let instruction = |text: &str, is_empty: bool| {
         let mut entry = json!({ "created": CREATED, "created_by": text });
         if is_empty {
@@ -153,7 +157,7 @@ fn config(spec: &BaseSpec, diff_ids: &[Digest]) -> Result<Value> {
         instruction("RUN /bin/sh -c # python made from packages", false),
         instruction("CMD [\"python3\"]", true),
     ]);
-    Ok(config)
+    config
 }
 
 impl Layout {

