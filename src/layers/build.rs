@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::bytecode::Compiler;
 use super::path::ContainerPath;
-use super::sdist::{BuildRequest, BuiltWheel, StoredFile, Toolchain, toolchain};
+use super::sdist::{BuildRequest, StoredFile, Toolchain, toolchain};
 use super::{
     Error, Files, Installed, Layer, Modules, Options, Scheme, Treatment, Tree, WheelFile, archive,
     files, kept, python, sdist,
@@ -316,31 +316,13 @@ async fn wheel_of(
     let wheel = if let Some(found) = found {
         found.wheel
     } else {
-        let own = (
-            distribution.name.clone(),
-            distribution.file_name.clone(),
-            distribution.sha256,
-            distribution.size,
-        );
-        let needs = distribution
-            .build
-            .iter()
-            .map(|need| (need.name.clone(), need.file_name.clone(), need.sha256, need.size));
-        let wanted = std::iter::once(own).chain(needs).chain(compiler.clone());
-        fetch(wanted.collect(), world).await?;
-        world.progress.step("unpacking the base for its Python");
-        let rootfs = base::rootfs(build_base, world).await?;
-        let target = match (&request.toolchain, &twin) {
-            (Some(_), Some(_)) => Some(base::rootfs(base, world).await?),
-            _ => None,
-        };
-        world.progress.step(&format!("building {}", distribution.file_name));
-        let (store, sandbox) = (&world.store, &world.sandbox);
-        sdist::build(&request, &rootfs, target.as_deref(), store, sandbox).await?
+        // Boxed: it would be in every caller's future.
+        Box::pin(build_now(distribution, &request, compiler.clone(), (build_base, base), world))
+            .await?
     };
     sdist::shared::keep(&request, code_for, &wheel, world).await?;
     drop(turn);
-    tell_how(distribution, &wheel, compiler.is_some(), world);
+    tell(distribution, &wheel, compiler.is_some(), world);
     let mut made = (wheel.digest, wheel.file_name);
     if let Some(twin) = twin.as_ref().filter(|_| request.toolchain.is_none()) {
         made =
@@ -364,10 +346,39 @@ async fn wheel_of(
     Ok((made.0, figures))
 }
 
-/// Says what is worth knowing of how a wheel came to be.
-fn tell_how(
+/// The sdist's wheel, built now on the first of the bases, for the second.
+async fn build_now(
     distribution: &PlannedDistribution,
-    wheel: &BuiltWheel,
+    request: &BuildRequest,
+    compiler: Option<Wanted>,
+    (base, target): (&Base, &Base),
+    world: &World,
+) -> Result<sdist::BuiltWheel, Error> {
+    let own = (
+        distribution.name.clone(),
+        distribution.file_name.clone(),
+        distribution.sha256,
+        distribution.size,
+    );
+    let needs = distribution
+        .build
+        .iter()
+        .map(|need| (need.name.clone(), need.file_name.clone(), need.sha256, need.size));
+    let wanted = std::iter::once(own).chain(needs).chain(compiler);
+    fetch(wanted.collect(), world).await?;
+    world.progress.step("unpacking the base for its Python");
+    let rootfs = base::rootfs(base, world).await?;
+    let is_cross = request.toolchain.as_ref().is_some_and(|own| own.cross.is_some());
+    let target = if is_cross { Some(base::rootfs(target, world).await?) } else { None };
+    world.progress.step(&format!("building {}", distribution.file_name));
+    let (store, sandbox) = (&world.store, &world.sandbox);
+    Ok(sdist::build(request, &rootfs, target.as_deref(), store, sandbox).await?)
+}
+
+/// What a reader of the result would not see.
+fn tell(
+    distribution: &PlannedDistribution,
+    wheel: &sdist::BuiltWheel,
     has_compiler: bool,
     world: &World,
 ) {

@@ -71,7 +71,9 @@ pub(super) async fn compiler_from<S: CandidateSource>(
     let mut answer = answering.answer(&policy(&own)?).await;
     if let (Err(Error::NoSolution { .. }), Some(limit)) = (&answer, own.exclude_newer.take()) {
         answer = answering.answer(&policy(&own)?).await;
-        progress.notice(&format!("the compiler `{name}` is newer than the date limit {limit}"));
+        if answer.is_ok() {
+            progress.notice(&format!("the compiler `{name}` is newer than the date limit {limit}"));
+        }
     }
     let compiler = answer?.into_iter().find(|found| found.name == name);
     compiler.ok_or(Error::NoTarget)

@@ -256,7 +256,7 @@ pub async fn build(
     let mut lent = Vec::new();
     if let Some(toolchain) = &request.toolchain {
         let bases = (rootfs, target);
-        let ready = toolchain.ready(bases, sdist.has_cxx, store, sandbox).await?;
+        let ready = Box::pin(toolchain.ready(bases, sdist.has_cxx, store, sandbox)).await?;
         ready.copy_cache(work.path())?;
         lent = ready.lent;
     }

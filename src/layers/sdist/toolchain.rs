@@ -173,13 +173,13 @@ impl Toolchain {
         store: &Store,
         sandbox: &Sandbox,
     ) -> Result<Ready, Error> {
-        let lend = |name: &str, folder: &Path, program: Option<&str>| Lent {
+        let a_folder = |name: &str, folder: &Path, program: Option<&str>| Lent {
             name: name.to_owned(),
             folder: folder.to_path_buf(),
             program: program.map(str::to_owned),
         };
         let zig = self.unpacked(store).await?;
-        let loans = vec![lend("toolchain", &zig, Some("zig")), lend("target", target, None)];
+        let lent = vec![a_folder("toolchain", &zig, Some("zig")), a_folder("target", target, None)];
         let language = if has_cxx { "c++" } else { "c" };
         let key = store::key(&[
             FORMAT.as_bytes(),
@@ -191,7 +191,7 @@ impl Toolchain {
         ]);
         let _turn = store.turn("toolchain-cache", &key).await;
         if let Some(cache) = store.tree("toolchain-cache", &key)? {
-            return Ok(Ready { lent: loans, cache });
+            return Ok(Ready { lent, cache });
         }
         let work = store.temporary_directory()?;
         let disk = |source| Error::Disk { path: work.path().to_path_buf(), source };
@@ -216,7 +216,7 @@ impl Toolchain {
             .run(&Job {
                 rootfs: rootfs.to_path_buf(),
                 work: work.path().to_path_buf(),
-                lent: loans.clone(),
+                lent: lent.clone(),
                 argv: ["sh", "/build/warm.sh", language].map(str::to_owned).to_vec(),
                 env,
                 time_limit: TIME_LIMIT,
@@ -255,7 +255,7 @@ impl Toolchain {
             }
         })
         .await?;
-        Ok(Ready { lent: loans, cache })
+        Ok(Ready { lent, cache })
     }
 
     /// The folder with `zig` and its `lib`, from the wheel.

@@ -25,6 +25,7 @@ use crate::oci::Digest;
 use crate::package_index::{Error, File, FileKind, Location, Project, SdistSource};
 use crate::python::{CoreMetadata, Target, WheelFilename};
 use crate::recipe::lock::Distribution;
+use crate::resolve::compiler::compiler_from;
 use crate::resolve::source::{CandidateSource, NoBuild};
 use crate::resolve::{self, Question};
 use crate::world::Progress;
@@ -222,6 +223,18 @@ pub(super) fn question(words: &[&str]) -> Question {
 pub(super) async fn answer(index: &Index, words: &[&str]) -> String {
     let notices = Notices::default();
     let answer = resolve::resolve_from(&question(words), index, &NoBuild, &notices).await;
+    told(answer, &notices)
+}
+
+/// The compiler that a question's cell gets, in the same words.
+pub(super) async fn compiler(index: &str, words: &[&str]) -> String {
+    let (notices, index) = (Notices::default(), Index::new(index));
+    let wanted = "zig>=0.13";
+    let answer = compiler_from(wanted, &question(words), &index, &notices).await;
+    told(answer.map(|compiler| vec![compiler]), &notices)
+}
+
+fn told(answer: Result<Vec<Distribution>, resolve::Error>, notices: &Notices) -> String {
     let mut text = match answer {
         Ok(distributions) => distributions.iter().map(words_of).collect::<String>(),
         Err(error) => {

@@ -4,7 +4,7 @@
 
 use snapbox::{assert_data_eq, str};
 
-use super::index::check;
+use super::index::{check, compiler};
 
 #[tokio::test]
 async fn the_newest_versions_that_fit_together() {
@@ -439,4 +439,49 @@ notice: what the build of `old-1.0.tar.gz` needs is newer than the date limit
 
 "#]]
     );
+}
+
+#[tokio::test]
+async fn the_compiler_is_for_those_who_build() {
+    let index = "
+zig-0.12-py3-none-musllinux_1_1_x86_64.whl
+  uploaded 2024-01-01
+zig-0.12-py3-none-musllinux_1_1_aarch64.whl
+  uploaded 2024-01-01
+zig-0.14-py3-none-musllinux_1_1_x86_64.whl
+  uploaded 2025-03-01
+zig-0.14-py3-none-musllinux_1_1_aarch64.whl
+  uploaded 2025-03-01
+zig-0.17-py3-none-musllinux_1_1_x86_64.whl
+  uploaded 2026-10-01
+zig-0.17-py3-none-musllinux_1_1_aarch64.whl
+  uploaded 2026-10-01
+zig-0.18-py3-none-musllinux_1_1_x86_64.whl
+  uploaded 2026-11-01
+zig-0.19.tar.gz
+";
+    // For both machines that builds run on, whichever the cell is for; never from source.
+    let newest = compiler(index, &["a"]).await;
+    assert_data_eq!(
+        &newest,
+        str![[r#"
+zig 0.17 | -py3-none-musllinux_1_1_aarch64.whl [linux/arm64] | -py3-none-musllinux_1_1_x86_64.whl [linux/amd64]
+
+"#]]
+    );
+    assert_eq!(compiler(index, &["a", "--both"]).await, newest);
+    for (option, version, notice) in [
+        ("--constraint zig<0.15", "zig 0.14 ", ""),
+        ("--constraint other<0.15", "zig 0.17 ", ""),
+        ("--prefer zig==0.14", "zig 0.14 ", ""),
+        ("--drop zig", "zig 0.17 ", ""),
+        ("--exclude-newer 2025-06-01", "zig 0.14 ", ""),
+        ("--exclude-newer 2024-06-01", "zig 0.17 ", "is newer than the date limit"),
+        ("--constraint zig>1", "error: ", ""),
+    ] {
+        let told = compiler(index, &["a", option]).await;
+        assert!(told.starts_with(version), "{option}: {told}");
+        assert_eq!(told.contains("notice"), !notice.is_empty(), "{option}: {told}");
+        assert!(told.contains(notice), "{option}: {told}");
+    }
 }

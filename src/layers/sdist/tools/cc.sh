@@ -13,6 +13,8 @@ for word do
     case $word in
     -I"$own"/*) word=-I$target/usr/local${word#-I"$own"} ;;
     -L"$own"/*) word=-L$target/usr/local${word#-L"$own"} ;;
+    # gcc takes C++ for what it is; zig, called as a C compiler, has no C++ headers for it.
+    *.cc | *.cpp | *.cxx | *.c++ | *.C | *.CPP | c++) language=c++ ;;
     # As in the base: zig would compile a whole C library for libtool, which only wants to know.
     -static)
         echo "$0: the base has no static C library" >&2
@@ -23,8 +25,14 @@ for word do
     esac
     set -- "$@" "$word"
 done
+# Old C is full of what clang calls errors and gcc called warnings until its version 14.
+lenient="-Wno-error=implicit-function-declaration -Wno-error=implicit-int -Wno-error=int-conversion \
+    -Wno-error=incompatible-function-pointer-types"
+if [ $language = c++ ]; then lenient=; fi
 # Dynamic, as everything of the base is; no debug information, no paths of this build.
+# shellcheck disable=SC2086 # they are words
 exec "$ASSEMBLE_TOOLCHAIN/zig" "$language" -target "$ASSEMBLE_TARGET" -dynamic -fno-sanitize=undefined \
+    $lenient \
     "-ffile-prefix-map=$ASSEMBLE_WORK=/build" \
     "-ffile-prefix-map=$ASSEMBLE_TOOLCHAIN=/toolchain" \
     "-ffile-prefix-map=$target=/target" \
