@@ -15,6 +15,7 @@ use fs_err as fs;
 use tempfile::TempDir;
 
 use crate::bases::{self, BaseSpec, Layout};
+use crate::project::{CELL, Project};
 use crate::support::registry::FakeRegistry;
 use crate::support::tools::succeed;
 
@@ -191,5 +192,51 @@ async fn bytecode_is_the_same_in_either_tier_and_never_stale() {
         // Tracebacks name the file where it is in the image.
         let text = String::from_utf8_lossy(bytes);
         assert!(text.contains("/usr/local/lib/python3.13/site-packages/a/"), "{path}");
+    }
+}
+
+/// Put behind the base's own compiler: what it writes is no longer what it should be.
+const POISON: &str = r#"
+_compile = compile
+def compile(file, cfile=None, **arguments):
+    _compile(file, cfile=cfile, **arguments)
+    with open(cfile, "ab") as written:
+        written.write(b"poison")
+"#;
+
+#[tokio::test]
+#[cfg(target_arch = "x86_64")]
+async fn a_base_that_was_damaged_in_the_cache_compiles_nothing() {
+    let spec = BaseSpec::new("3.13", "alpine3.24");
+    let base = bases::make(spec, &crate::base_cache()).await.unwrap();
+    let more = "[bytecode]\ninvalidation = \"unchecked-hash\"\nreason = \"test\"\n";
+    let project = Project::new(&["linux/amd64"], more).await;
+    base.serve(&project.registry, "library/python", Some(&spec.tag())).unwrap();
+    let module = b"x = 1\n".to_vec();
+    project.wheel("demo", "py3-none-any", &[("demo/__init__.py", module)]);
+    project.succeed(&["new", CELL]).await;
+    let cache = project.path("cache");
+    let image = async |name: &str| {
+        let cache = cache.to_str().unwrap();
+        project.succeed(&["--cache-dir", cache, "-o", name]).await;
+        Digest::of(&fs::read(project.path(name)).unwrap())
+    };
+    let right = image("right.tar").await;
+
+    let trees = cache.join("trees/rootfs");
+    let tree = fs::read_dir(&trees).unwrap().next().unwrap().unwrap().path();
+    let compiler = tree.join("usr/local/lib/python3.13/py_compile.py");
+    let was = fs::read_to_string(&compiler).unwrap();
+    for damage in [POISON, "not Python"] {
+        fs::write(&compiler, format!("{was}{damage}")).unwrap();
+        // As if nothing had been compiled yet.
+        for kind in fs::read_dir(cache.join("keyed")).unwrap() {
+            let kind = kind.unwrap().path();
+            if !kind.ends_with("rootfs-listing") {
+                fs::remove_dir_all(kind).unwrap();
+            }
+        }
+        assert_eq!(image("again.tar").await, right);
+        assert_eq!(fs::read_to_string(&compiler).unwrap(), was, "it was not made anew");
     }
 }
