@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::base::Base;
 use crate::error::{Failure, Kind};
 use crate::oci::{self, Digest, Platform, Reference, media_type};
+use crate::python::metadata::exact_requirement;
 use crate::recipe::cell::{Exceptions, Limit, Override, Reasoned};
 use crate::recipe::layer::{Brick, ConfigRequest, Files};
 use crate::recipe::lock::{BuildRequirement, Distribution};
@@ -473,7 +474,7 @@ fn distributions(
         .inputs
         .requirements
         .iter()
-        .filter_map(|text| text.parse::<pep508_rs::Requirement>().ok())
+        .filter_map(|text| exact_requirement(text).ok())
         .map(|requirement| requirement.name)
         .collect();
     let mut planned: Vec<_> = request

@@ -276,13 +276,13 @@ impl ProjectTable {
         };
         let mut requires_dist = Vec::new();
         for text in self.dependencies.iter().flatten() {
-            requires_dist.push(text.parse::<Requirement>().ok()?);
+            requires_dist.push(metadata::exact_requirement(text).ok()?);
         }
         let mut provides_extra = Vec::new();
         for (extra, requirements) in self.optional_dependencies.iter().flatten() {
             let extra = ExtraName::new(extra.clone()).ok()?;
             for text in requirements {
-                let requirement: Requirement = text.parse().ok()?;
+                let requirement = metadata::exact_requirement(text).ok()?;
                 requires_dist.push(requirement.with_extra_marker(&extra));
             }
             provides_extra.push(extra);

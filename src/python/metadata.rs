@@ -158,8 +158,7 @@ impl Headers {
 /// # Errors
 /// What the parser said of the text as written, in one line.
 pub fn requirement(text: &str) -> Result<Requirement, String> {
-    let written = text.parse::<Requirement>();
-    written.or_else(|error| {
+    exact_requirement(text).or_else(|reason| {
         let (head, marker) = match text.split_once(';') {
             Some((head, marker)) => (head, Some(marker)),
             None => (text, None),
@@ -173,10 +172,34 @@ pub fn requirement(text: &str) -> Result<Requirement, String> {
                 if let Some(marker) = marker.map(str::trim).filter(|marker| !marker.is_empty()) {
                     repaired = format!("{repaired} ; {marker}");
                 }
-                repaired.parse().ok()
+                exact_requirement(&repaired).ok()
             })
-            .ok_or_else(|| one_line(&error.message.to_string()))
+            .ok_or(reason)
     })
+}
+
+/// A requirement (PEP 508), as it is written.
+///
+/// # Errors
+/// What the parser said, in one line.
+pub fn exact_requirement(text: &str) -> Result<Requirement, String> {
+    if !names_end_well(text) {
+        return Err("a name ends with a letter or a digit".to_owned());
+    }
+    text.parse().map_err(|error: pep508_rs::Pep508Error| one_line(&error.message.to_string()))
+}
+
+/// Whether the project's name and those of its extras end as names do. The parser takes them for
+/// names before it has looked, and panics.
+fn names_end_well(text: &str) -> bool {
+    let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let ends_well =
+        |name: &str| name.is_empty() || name.ends_with(|c: char| c.is_ascii_alphanumeric());
+    let text = text.trim_start();
+    let (name, rest) = text.split_at(text.find(|c| !is_inner(c)).unwrap_or(text.len()));
+    let extras = rest.trim_start().strip_prefix('[').unwrap_or_default();
+    let extras = extras.split(']').next().unwrap_or_default();
+    ends_well(name) && extras.split(|c| !is_inner(c)).all(ends_well)
 }
 
 /// The version specifiers (PEP 440) of published metadata, or of `data-requires-python`. If they are
@@ -337,6 +360,12 @@ mod tests {
             assert_eq!(requirement(written).unwrap().to_string(), repaired, "{written}");
         }
         for wrong in ["foo bar", "foo @", "", "foo >= what?", "@ >= 1"] {
+            assert!(requirement(wrong).is_err(), "{wrong}");
+        }
+        // The parser itself panics on these.
+        for wrong in
+            ["a-", "a- >=1", "a.@b", "a_;", " a-[x]", "a[x-]", "a [x, y.]>=1", "a[x-", "a-\u{a0}"]
+        {
             assert!(requirement(wrong).is_err(), "{wrong}");
         }
     }

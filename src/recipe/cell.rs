@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pep508_rs::{PackageName, Requirement};
+use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
 use super::columns::Columns;
@@ -10,6 +10,7 @@ use super::error::{Error, parse};
 use super::layer::{Brick, Layer};
 use super::python::When;
 use crate::oci::{Platform, Reference};
+use crate::python::metadata::exact_requirement;
 
 /// One cell: what its path says, and what follows from it.
 #[derive(Clone, Debug)]
@@ -195,7 +196,7 @@ impl Override {
     /// The project that it replaces or drops; `None` if that is no name.
     pub fn project(&self) -> Option<PackageName> {
         match (&self.requirement, &self.drop) {
-            (Some(requirement), _) => requirement.parse::<Requirement>().ok().map(|r| r.name),
+            (Some(requirement), _) => exact_requirement(requirement).ok().map(|r| r.name),
             (None, Some(name)) => name.parse().ok(),
             (None, None) => None,
         }
