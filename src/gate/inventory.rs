@@ -14,15 +14,20 @@ use super::elf::{self, Elf};
 use super::error::Error;
 use crate::oci::Digest;
 use crate::oci::decompress::decompress;
+use crate::oci::digest::DigestWriter;
 use crate::python::record::Hash;
 use crate::store::{self, Store};
 
 /// Records are kept under this name; changes when the same layer would be read differently.
 const RECORDS: &str = "inventory-2";
-/// Files that are read into memory at all: nothing larger is an ELF file of a base or wheel.
+/// Nothing larger is a file of a base or wheel.
 const LARGEST_FILE: u64 = 2 << 30;
 /// Documents that are kept; a RECORD of 100,000 files is smaller.
 const LARGEST_DOCUMENT: u64 = 16 << 20;
+/// What a header that says a size is believed at most.
+const MOST_RESERVED: u64 = 64 << 20;
+/// What is kept of a first line.
+const LONGEST_LINE: usize = 4096;
 /// Linux follows no more links than this in one path.
 const MOST_LINKS: usize = 40;
 
@@ -288,9 +293,8 @@ fn read_tar(tar: impl Read) -> io::Result<Layer> {
             if entry.size() > LARGEST_FILE {
                 return Err(io::Error::other(format!("`{path}` has {} bytes", entry.size())));
             }
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes)?;
-            Node::File(Box::new(file(&path, &bytes, mode)))
+            let size = entry.size();
+            Node::File(Box::new(read_file(&path, &mut entry, size, mode)?))
         } else {
             Node::Other
         };
@@ -305,20 +309,30 @@ fn normalised(name: &[u8]) -> String {
     parts(&name).filter(|part| *part != ".").collect::<Vec<_>>().join("/")
 }
 
+/// The next file of a tar. Only documents and ELF files are in memory as a whole.
+fn read_file(path: &str, from: &mut impl Read, size: u64, mode: u32) -> io::Result<File> {
+    let mut head = Vec::new();
+    // The two bytes `#!` are not of the line.
+    from.take(LONGEST_LINE as u64 + 2).read_to_end(&mut head)?;
+    if is_document(path) || head.starts_with(b"\x7fELF") {
+        // Growing would take twice as much.
+        head.reserve_exact(usize::try_from(size.min(MOST_RESERVED)).unwrap_or_default());
+        from.read_to_end(&mut head)?;
+        return Ok(file(path, &head, mode));
+    }
+    let mut hashed = DigestWriter::new(io::sink());
+    io::copy(&mut head.as_slice().chain(from), &mut hashed)?;
+    let (_, sha256, size) = hashed.finish();
+    let hash = Hash::of_digest(&sha256).to_string();
+    Ok(File { size, hash, ..file(path, &head, mode) })
+}
+
 fn file(path: &str, bytes: &[u8], mode: u32) -> File {
     let (elf, damage) = match elf::read(bytes) {
         Ok(facts) => (facts, None),
         Err(damage) => (None, Some(damage.to_string())),
     };
-    let interpreter = bytes.strip_prefix(b"#!").map(|rest| {
-        let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        String::from_utf8_lossy(&line[..line.len().min(4096)]).trim().to_owned()
-    });
-    let is_document = path.ends_with(".dist-info/RECORD")
-        || path.ends_with(".dist-info/entry_points.txt")
-        || path.ends_with(".dist-info/METADATA")
-        || matches!(path, "etc/os-release" | "usr/lib/os-release");
-    let text = (is_document && bytes.len() as u64 <= LARGEST_DOCUMENT)
+    let text = (is_document(path) && bytes.len() as u64 <= LARGEST_DOCUMENT)
         .then(|| String::from_utf8_lossy(bytes).into_owned());
     File {
         mode: mode & 0o7777,
@@ -326,9 +340,24 @@ fn file(path: &str, bytes: &[u8], mode: u32) -> File {
         hash: Hash::of(bytes).to_string(),
         elf,
         damage,
-        interpreter,
+        interpreter: interpreter(bytes),
         text,
     }
+}
+
+/// The rest of the first line, if that begins with `#!`.
+fn interpreter(bytes: &[u8]) -> Option<String> {
+    let rest = bytes.strip_prefix(b"#!")?;
+    let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Some(String::from_utf8_lossy(&line[..line.len().min(LONGEST_LINE)]).trim().to_owned())
+}
+
+/// Whether the checks read its text.
+fn is_document(path: &str) -> bool {
+    path.ends_with(".dist-info/RECORD")
+        || path.ends_with(".dist-info/entry_points.txt")
+        || path.ends_with(".dist-info/METADATA")
+        || matches!(path, "etc/os-release" | "usr/lib/os-release")
 }
 
 /// The layers of a base, as the store knows them.
@@ -429,6 +458,23 @@ mod tests {
         }
         assert_eq!(found.file("opt/gone/b").unwrap().interpreter.as_deref(), Some("/bin/sh -e"));
         assert_eq!(found.file("etc/os-release").unwrap().text.as_deref(), Some("ID=alpine\n"));
+    }
+
+    #[test]
+    fn what_is_read_in_pieces_is_what_is_read_at_once() {
+        let mut script = b"#! /bin/sh -e\nexit\n".to_vec();
+        script.resize(3 << 20, b'#');
+        let long = [&b"#!"[..], &[b'x'; 9000]].concat();
+        let elf = [&b"\x7fELF"[..], &[0; 9000]].concat();
+        for bytes in [script, long, elf, b"#!".to_vec(), Vec::new()] {
+            for path in ["a/b", "a.dist-info/RECORD"] {
+                let expected = file(path, &bytes, 0o755);
+                assert_eq!(
+                    read_file(path, &mut &bytes[..], bytes.len() as u64, 0o755).unwrap(),
+                    expected
+                );
+            }
+        }
     }
 
     #[test]

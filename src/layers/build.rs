@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fs_err as fs;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use pep440_rs::Version;
 use pep508_rs::PackageName;
@@ -178,7 +177,11 @@ async fn bytecode(
     for wheel in super::missing(wheels, options, &world.store)? {
         let (one, options, store) = (wheel.clone(), options.clone(), world.store.clone());
         let laid_out = on_thread(move || super::lay_out(&one, &options, &store)).await?;
-        let modules = laid_out.modules(rule);
+        let modules = on_thread({
+            let rule = rule.clone();
+            move || laid_out.modules(&rule)
+        })
+        .await?;
         if modules.is_empty() {
             continue;
         }
@@ -463,15 +466,16 @@ fn read_files(content: &recipe::Files, folder: &std::path::Path) -> Result<Files
     let mut contents = Files::default();
     for file in &content.files {
         let from = folder.join(&file.from);
-        let mut bytes = Bytes::from(fs::read(&from).map_err(Error::Disk)?);
+        let mut content = super::Content::of_file(from).map_err(Error::Disk)?;
         for (text, value) in &file.substitute {
-            bytes = substitute(&bytes, text, value)
-                .ok_or_else(|| invalid(format!("`{}` does not hold `{text}`", file.from)))?;
+            content = substitute(&content.read().map_err(Error::Disk)?, text, value)
+                .ok_or_else(|| invalid(format!("`{}` does not hold `{text}`", file.from)))?
+                .into();
         }
         let (uid, gid) = owner(&file.owner)?;
         contents.files.push(super::files::File {
             to: path(&file.to)?,
-            bytes,
+            content,
             mode: mode(&file.mode, 0o644)?,
             uid,
             gid,

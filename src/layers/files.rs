@@ -1,8 +1,7 @@
 //! A layer of kind `files`: given bytes, folders and links at given places (pure).
 
-use bytes::Bytes;
-
 use super::Error;
+use super::content::Content;
 use super::path::ContainerPath;
 use super::tree::{Entry, Node, Tree};
 
@@ -28,7 +27,7 @@ pub struct File {
     /// Where it lies.
     pub to: ContainerPath,
     /// What it holds.
-    pub bytes: Bytes,
+    pub content: Content,
     /// At most 0o777.
     pub mode: u32,
     /// Numeric owner.
@@ -81,7 +80,7 @@ pub fn files(owner: &str, files: &Files) -> Result<Tree, Error> {
         let entry = Entry {
             uid: file.uid,
             gid: file.gid,
-            ..Entry::file(file.bytes.clone(), file.mode, owner)
+            ..Entry::file(file.content.clone(), file.mode, owner)
         };
         tree.insert(file.to.clone(), entry)?;
     }
@@ -118,7 +117,7 @@ mod tests {
     }
 
     fn script(to: &str, mode: u32) -> File {
-        File { to: path(to), bytes: Bytes::from_static(b"#!/bin/sh\n"), mode, uid: 0, gid: 0 }
+        File { to: path(to), content: "#!/bin/sh\n".into(), mode, uid: 0, gid: 0 }
     }
 
     fn folder(at: &str, mode: u32) -> Directory {

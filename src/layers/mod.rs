@@ -13,6 +13,7 @@ use crate::store::Store;
 pub mod archive;
 pub mod build;
 pub mod bytecode;
+pub mod content;
 pub mod error;
 pub mod files;
 mod kept;
@@ -28,6 +29,7 @@ pub mod wheel;
 pub use archive::{Segment, write};
 pub use build::{Built, Made, build};
 pub use bytecode::Modules;
+pub use content::Content;
 pub use error::Error;
 pub use files::{Files, files};
 pub use prune::{Prune, Pruned};
@@ -233,11 +235,11 @@ fn stored_size(wheel: &WheelFile, store: &Store) -> u64 {
 
 /// Lays out one wheel of the store.
 fn lay_out(wheel: &WheelFile, options: &Options, store: &Store) -> Result<LaidOut, Error> {
-    let bytes = store.read(&wheel.digest)?.ok_or_else(|| Error::Absent {
+    let file = store.open_verified(&wheel.digest)?.ok_or_else(|| Error::Absent {
         file_name: wheel.file_name.clone(),
         digest: wheel.digest,
     })?;
-    wheel::lay_out(&bytes, wheel, &options.scheme, &options.treatment)
+    wheel::lay_out(file, wheel, &options.scheme, &options.treatment)
 }
 
 /// Installs one wheel of the store, with its compiled modules: those of this run, or of an earlier
@@ -252,7 +254,7 @@ fn install(
     let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
         return laid_out.finish(&Modules::new());
     };
-    let modules = laid_out.modules(rule);
+    let modules = laid_out.modules(rule)?;
     let kept = match bytecode.get(&wheel.name) {
         Some(ours) => return laid_out.finish(ours),
         None if modules.is_empty() => Some(Modules::new()),

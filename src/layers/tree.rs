@@ -1,14 +1,13 @@
 //! A virtual file tree: what a layer will hold, before it is bytes (pure).
 //!
-//! Of a file a tree has the bytes, or only what identifies them: [`Known`]. Clashes are found either
+//! Of a file a tree has its [`Content`], or only what identifies it: [`Known`]. Clashes are found either
 //! way, so a layer can be put together from distributions that were installed by earlier runs.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
 use std::ops::Bound;
 
-use bytes::Bytes;
-
+use super::content::Content;
 use super::path::ContainerPath;
 use crate::oci::Digest;
 
@@ -30,7 +29,7 @@ impl Known {
 
 /// What lies at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Node<F = Bytes> {
+pub enum Node<F = Content> {
     /// A folder.
     Directory,
     /// A regular file.
@@ -55,7 +54,7 @@ impl<F> Node<F> {
 
 /// A node with its metadata and who put it there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry<F = Bytes> {
+pub struct Entry<F = Content> {
     /// What it is.
     pub node: Node<F>,
     /// Permission bits: 0o755, 0o644, …
@@ -70,8 +69,8 @@ pub struct Entry<F = Bytes> {
 
 impl Entry {
     /// A regular file of 0:0.
-    pub fn file(bytes: impl Into<Bytes>, mode: u32, owner: impl Into<String>) -> Self {
-        Self { node: Node::File(bytes.into()), mode, uid: 0, gid: 0, owner: owner.into() }
+    pub fn file(content: impl Into<Content>, mode: u32, owner: impl Into<String>) -> Self {
+        Self { node: Node::File(content.into()), mode, uid: 0, gid: 0, owner: owner.into() }
     }
 }
 
@@ -134,7 +133,7 @@ impl Clash {
 /// Path → entry, in byte order of paths. Adding different things at one path is an error, as is
 /// anything below a file or a link; folders that nobody described need no entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tree<F = Bytes> {
+pub struct Tree<F = Content> {
     entries: BTreeMap<ContainerPath, Entry<F>>,
 }
 
@@ -148,7 +147,7 @@ impl Tree {
     /// The regular files and their bytes' number, in byte order of paths.
     pub fn files(&self) -> impl Iterator<Item = (&ContainerPath, u64)> {
         self.entries.iter().filter_map(|(path, entry)| match &entry.node {
-            Node::File(bytes) => Some((path, bytes.len() as u64)),
+            Node::File(content) => Some((path, content.size())),
             Node::Directory | Node::Symlink(_) | Node::HardLink(_) => None,
         })
     }
@@ -158,7 +157,7 @@ impl Tree {
         let entries = self.entries.iter().map(|(path, entry)| {
             let node = match &entry.node {
                 Node::Directory => Node::Directory,
-                Node::File(bytes) => Node::File(Known::of(bytes)),
+                Node::File(content) => Node::File(content.known()),
                 Node::Symlink(target) => Node::Symlink(target.clone()),
                 Node::HardLink(target) => Node::HardLink(target.clone()),
             };

@@ -14,6 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
+use crate::oci;
+
 /// The rows of a RECORD by their path, in byte order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
@@ -97,6 +99,16 @@ impl Hash {
                 Algorithm::Sha512 => Sha512::digest(bytes).to_vec(),
             },
         }
+    }
+
+    /// A known sha256 of some bytes.
+    pub fn of_digest(sha256: &oci::Digest) -> Self {
+        Self { algorithm: Algorithm::Sha256, digest: sha256.as_bytes().to_vec() }
+    }
+
+    /// As [`Self::again`], of bytes whose sha256 is known; `None` if this one is no sha256.
+    pub fn again_of(&self, sha256: &oci::Digest) -> Option<Self> {
+        (self.algorithm == Algorithm::Sha256).then(|| Self::of_digest(sha256))
     }
 
     fn parse(text: &str) -> Option<Self> {

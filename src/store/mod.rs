@@ -17,7 +17,7 @@
 //! made when it first writes, and locked: what is in use is never removed.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,6 +47,9 @@ type Turns = BTreeMap<(&'static str, Digest), Arc<tokio::sync::Mutex<()>>>;
 #[derive(Debug)]
 #[must_use = "the turn ends when it is dropped"]
 pub struct Turn(#[expect(dead_code, reason = "it is held")] tokio::sync::OwnedMutexGuard<()>);
+
+/// Bytes that are read at once.
+const READ: usize = 128 << 10;
 
 /// Why the cache could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -180,23 +183,39 @@ impl Store {
     /// # Errors
     /// The disk said no.
     pub fn verify(&self, digest: &Digest) -> Result<bool, Error> {
-        let path = self.blob_path(digest);
-        let mut file = match fs::File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(self.disk(e)),
-        };
-        let mut hasher = DigestWriter::new(io::sink());
-        io::copy(&mut file, &mut hasher).map_err(|e| self.disk(e))?;
-        if hasher.finish().1 == *digest {
-            return Ok(true);
+        match self.reader(digest)? {
+            Some(reader) => Ok(reader.finish()?.is_some()),
+            None => Ok(false),
         }
-        fs::remove_file(&path).map_err(|e| self.disk(e))?;
-        Ok(false)
     }
 
-    /// The whole blob, verified; `None` if it is absent or was damaged. For documents and wheels,
-    /// not for layers.
+    /// The blob's file, at its begin and verified; `None` if it is absent or was damaged.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn open_verified(&self, digest: &Digest) -> Result<Option<std::fs::File>, Error> {
+        let Some(reader) = self.reader(digest)? else { return Ok(None) };
+        let Some(mut file) = reader.finish()? else { return Ok(None) };
+        file.rewind().map_err(|e| self.disk(e))?;
+        Ok(Some(file.into_file()))
+    }
+
+    /// The blob's bytes as a stream; `None` if it is absent. What was read is only known to be right
+    /// after [`BlobReader::finish`].
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn reader(&self, digest: &Digest) -> Result<Option<BlobReader>, Error> {
+        let file = match fs::File::open(self.blob_path(digest)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(self.disk(e)),
+        };
+        let hasher = DigestWriter::new(io::sink());
+        Ok(Some(BlobReader { store: self.clone(), digest: *digest, file, hasher }))
+    }
+
+    /// The whole blob, verified; `None` if it is absent or was damaged. For documents.
     ///
     /// # Errors
     /// The disk said no.
@@ -221,9 +240,15 @@ impl Store {
         let path = self.root.join("keyed").join(kind).join(key.hex());
         match fs::read(&path) {
             // A record is `<digest of the rest>\n<the rest>`.
-            Ok(bytes) => Ok(bytes.split_at_checked(72).and_then(|(head, rest)| {
-                (head == format!("{}\n", Digest::of(rest)).as_bytes()).then(|| rest.to_vec())
-            })),
+            Ok(mut bytes) => {
+                let is_whole = bytes.split_at_checked(72).is_some_and(|(head, rest)| {
+                    head == format!("{}\n", Digest::of(rest)).as_bytes()
+                });
+                Ok(is_whole.then(|| {
+                    bytes.drain(..72);
+                    bytes
+                }))
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.disk(e)),
         }
@@ -300,6 +325,46 @@ impl Store {
     /// The disk said no.
     pub fn temporary_directory(&self) -> Result<TempDir, Error> {
         TempDir::new_in(self.run()?).map_err(|e| self.disk(e))
+    }
+}
+
+/// A blob that is being read and hashed on its way.
+#[derive(Debug)]
+pub struct BlobReader {
+    store: Store,
+    digest: Digest,
+    file: fs::File,
+    hasher: DigestWriter<io::Sink>,
+}
+
+impl BlobReader {
+    /// Reads what is left; returns the file if all that was read is the blob. A damaged one is removed.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn finish(mut self) -> Result<Option<fs::File>, Error> {
+        let mut buffer = vec![0; READ];
+        loop {
+            match self.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.store.disk(e)),
+            }
+        }
+        if self.hasher.finish().1 == self.digest {
+            return Ok(Some(self.file));
+        }
+        fs::remove_file(self.store.blob_path(&self.digest)).map_err(|e| self.store.disk(e))?;
+        Ok(None)
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.hasher.write_all(&buffer[..read])?;
+        Ok(read)
     }
 }
 

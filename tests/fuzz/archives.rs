@@ -1,6 +1,7 @@
 //! Wheels and base layers.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 
 use assemble::base::rootfs as unpacking;
@@ -45,7 +46,9 @@ pub(super) fn wheel(bytes: &[u8]) {
     };
     let scheme = Scheme::for_base((3, 13));
     let treatment = Treatment { strip: true, ..Treatment::default() };
-    let Ok(laid_out) = installing::lay_out(bytes, &file, &scheme, &treatment) else { return };
+    let mut archive = tempfile::tempfile().unwrap();
+    archive.write_all(bytes).unwrap();
+    let Ok(laid_out) = installing::lay_out(archive, &file, &scheme, &treatment) else { return };
     let Ok((tree, installed)) = laid_out.finish(&BTreeMap::new()) else { return };
 
     let mut contents = BTreeMap::new();
@@ -57,9 +60,10 @@ pub(super) fn wheel(bytes: &[u8]) {
         assert!(relative.split('/').all(plain), "{path}");
         assert!(!relative.contains(['\0', '\\', '\n']), "{path}");
         assert!(matches!(entry.mode, 0o644 | 0o755), "{path}: {:o}", entry.mode);
-        let Node::File(bytes) = &entry.node else { panic!("{path} is no file") };
-        size += bytes.len() as u64;
-        contents.insert(path.relative_to(&scheme.purelib), bytes.clone());
+        let Node::File(content) = &entry.node else { panic!("{path} is no file") };
+        let unpacked = content.read().unwrap();
+        size += unpacked.len() as u64;
+        contents.insert(path.relative_to(&scheme.purelib), unpacked);
     }
     assert_eq!(size, installed.bytes_installed);
     assert!(size <= (64 << 20) + 110 * bytes.len() as u64, "{size} of {}", bytes.len());

@@ -12,7 +12,7 @@ use super::segment::{Deflater, Segment};
 use crate::layers::{Error, Layer};
 use crate::oci::digest::DigestWriter;
 use crate::oci::{Descriptor, MediaType};
-use crate::store::Store;
+use crate::store::{BlobReader, Store};
 
 /// No name, no time, no flags; "slowest"; made on no particular system: the defaults of encoders
 /// depend on the machine.
@@ -57,11 +57,13 @@ pub(super) fn join(
                 deflater.finish(FlushCompress::Full).map_err(failed)?;
             let mut checksum = crc32fast::Hasher::new_with_initial_len(crc32, size);
             for segment in segments {
-                let bytes = store
-                    .read(&segment.digest)?
-                    .ok_or(Error::Segment { digest: segment.digest })?;
-                out.write_all(&bytes).map_err(failed)?;
-                inflate(&bytes, &send).map_err(failed)?;
+                let damaged = Error::Segment { digest: segment.digest };
+                let Some(blob) = store.reader(&segment.digest)? else { return Err(damaged) };
+                let mut tee = Tee { blob, out: &mut out };
+                let inflated = inflate(&mut tee, &send);
+                // If it is damaged, that is why it could not be inflated, and all is thrown away.
+                let Some(_file) = tee.blob.finish()? else { return Err(damaged) };
+                inflated.map_err(failed)?;
                 checksum.combine(&crc32fast::Hasher::new_with_initial_len(
                     segment.crc32,
                     segment.uncompressed,
@@ -100,7 +102,21 @@ pub(super) fn join(
     })
 }
 
-fn inflate(segment: &[u8], send: &impl Fn(&[u8])) -> io::Result<()> {
+/// Writes what is read.
+struct Tee<'a, W> {
+    blob: BlobReader,
+    out: &'a mut W,
+}
+
+impl<W: Write> Read for Tee<'_, W> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.blob.read(buffer)?;
+        self.out.write_all(&buffer[..read])?;
+        Ok(read)
+    }
+}
+
+fn inflate(segment: impl Read, send: &impl Fn(&[u8])) -> io::Result<()> {
     let mut decoder = DeflateDecoder::new(segment.chain(&LAST_BLOCK[..]));
     let mut buffer = vec![0; PIECE];
     loop {

@@ -20,6 +20,7 @@ use std::io::{self, Write};
 
 use tar::{EntryType, Header};
 
+use super::content::Content;
 use super::path::ContainerPath;
 use super::tree::{Entry, Node, Tree};
 use super::{Error, Layer};
@@ -201,13 +202,14 @@ fn implicit_parents<F>(tree: &Tree<F>) -> BTreeMap<ContainerPath, Entry> {
 }
 
 fn append(out: &mut impl Write, path: &ContainerPath, entry: &Entry) -> io::Result<()> {
-    let (kind, bytes, target): (_, &[u8], _) = match &entry.node {
-        Node::Directory => (EntryType::Directory, b"", ""),
-        Node::File(bytes) => (EntryType::Regular, bytes, ""),
-        Node::Symlink(target) => (EntryType::Symlink, b"", target.as_str()),
+    let (kind, content, target) = match &entry.node {
+        Node::Directory => (EntryType::Directory, None, ""),
+        Node::File(content) => (EntryType::Regular, Some(content), ""),
+        Node::Symlink(target) => (EntryType::Symlink, None, target.as_str()),
         // Relative to the root, as names are: an absolute one would leave it, or be refused.
-        Node::HardLink(target) => (EntryType::Link, b"", target.as_relative()),
+        Node::HardLink(target) => (EntryType::Link, None, target.as_relative()),
     };
+    let size = content.map_or(0, Content::size);
     let mut name = path.as_relative().to_owned();
     if name.is_empty() {
         name.push('.');
@@ -220,7 +222,7 @@ fn append(out: &mut impl Write, path: &ContainerPath, entry: &Entry) -> io::Resu
         records.insert("path", name.clone());
         ("", truncated(&name))
     });
-    let mut header = new_header(kind, entry.mode, bytes.len() as u64);
+    let mut header = new_header(kind, entry.mode, size);
     set_names(&mut header, prefix, rest, truncated(target));
     if target.len() > NAME {
         records.insert("linkpath", target.to_owned());
@@ -238,14 +240,17 @@ fn append(out: &mut impl Write, path: &ContainerPath, entry: &Entry) -> io::Resu
         append_pax(out, &records)?;
     }
     header.set_cksum();
-    append_entry(out, &header, bytes)
+    out.write_all(header.as_bytes())?;
+    if let Some(content) = content {
+        content.copy_to(out)?;
+    }
+    pad(out, size)
 }
 
-/// A header, what belongs to it, and zeros up to the next block.
-fn append_entry(out: &mut impl Write, header: &Header, bytes: &[u8]) -> io::Result<()> {
-    out.write_all(header.as_bytes())?;
-    out.write_all(bytes)?;
-    out.write_all(&[0; BLOCK][..bytes.len().next_multiple_of(BLOCK) - bytes.len()])
+/// Zeros up to the next block, behind that many bytes.
+fn pad(out: &mut impl Write, size: u64) -> io::Result<()> {
+    let missing = size.next_multiple_of(BLOCK as u64) - size;
+    out.write_all(&[0; BLOCK][..usize::try_from(missing).unwrap_or_default()])
 }
 
 /// An extended header for the entry that follows (POSIX.1-2001, *pax Extended Header*).
@@ -265,7 +270,9 @@ fn append_pax(out: &mut impl Write, records: &BTreeMap<&'static str, String>) ->
     header.set_uid(0);
     header.set_gid(0);
     header.set_cksum();
-    append_entry(out, &header, &data)
+    out.write_all(header.as_bytes())?;
+    out.write_all(&data)?;
+    pad(out, data.len() as u64)
 }
 
 fn new_header(kind: EntryType, mode: u32, size: u64) -> Header {

@@ -3,8 +3,7 @@
 //! A segment is raw deflate (RFC 1951) that refers to nothing before it and ends on a byte boundary,
 //! as a full flush leaves it. So segments that were made by other runs, or at the same time by other
 //! threads, can be put behind each other: see [`super::gzip`]. A part's tar is cut every [`CUT`]
-//! bytes, whatever lies there, so that a large distribution keeps all processors busy and none needs
-//! much memory. What is cut where depends on the part alone.
+//! bytes, whatever lies there, so that a large distribution keeps all processors busy. What is cut where depends on the part alone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
@@ -19,7 +18,7 @@ use super::blocks::Blocks;
 use super::{LEVEL, Tree, append_files};
 use crate::layers::Error;
 use crate::oci::Digest;
-use crate::store::Store;
+use crate::store::{BlobWriter, Store};
 
 /// Bytes of tar in a segment: part of what a layer's digest depends on.
 pub(super) const CUT: usize = 4 << 20;
@@ -107,14 +106,26 @@ impl<W: Write> Write for Deflater<W> {
 }
 
 /// Compresses one piece into the store.
-fn keep(bytes: &[u8], store: &Store) -> Result<Segment, Error> {
-    let failed = |source| Error::Write { path: store.root().to_owned(), source };
-    let mut blocks = Blocks::new(Deflater::new(store.writer()?));
-    blocks.write_all(bytes).map_err(failed)?;
-    let deflater = blocks.finish().map_err(failed)?;
-    let (writer, crc32, uncompressed) = deflater.finish(FlushCompress::Full).map_err(failed)?;
-    let (digest, size) = writer.commit_unsynced()?;
-    Ok(Segment { digest, size, crc32, uncompressed })
+struct Packer(Blocks<Deflater<BlobWriter>>);
+
+impl Packer {
+    fn new(store: &Store) -> io::Result<Self> {
+        let writer = store.writer().map_err(io::Error::other)?;
+        Ok(Self(Blocks::new(Deflater::new(writer))))
+    }
+
+    fn finish(self) -> io::Result<Segment> {
+        let deflater = self.0.finish()?;
+        let (writer, crc32, uncompressed) = deflater.finish(FlushCompress::Full)?;
+        let (digest, size) = writer.commit_unsynced().map_err(io::Error::other)?;
+        Ok(Segment { digest, size, crc32, uncompressed })
+    }
+}
+
+fn keep(bytes: &[u8], store: &Store) -> io::Result<Segment> {
+    let mut packer = Packer::new(store)?;
+    packer.0.write_all(bytes)?;
+    packer.finish()
 }
 
 /// Compresses the files of `count` trees, at most `parallel` pieces at once; `tree` makes one of
@@ -135,10 +146,17 @@ pub(in crate::layers) fn compress<T: Send>(
                 Task::Piece(piece) => pool.compress(&piece, store),
                 Task::Tree(number) => {
                     let result = tree(number).and_then(|(tree, rest)| {
-                        let cutter =
-                            Cutter { pool: &pool, store, number, pieces: 0, bytes: vec![] };
-                        let failed = |source| Error::Write { path: store.root().into(), source };
-                        append_files(&tree, cutter).map_err(failed)?.finish();
+                        let cutter = Cutter {
+                            pool: &pool,
+                            store,
+                            number,
+                            pieces: 0,
+                            written: 0,
+                            piece: None,
+                        };
+                        append_files(&tree, cutter)
+                            .and_then(Cutter::finish)
+                            .map_err(|source| Error::Write { path: store.root().into(), source })?;
                         Ok(rest)
                     });
                     let mut state = pool.lock();
@@ -185,6 +203,10 @@ struct Pool<T> {
 struct State<T> {
     waiting: VecDeque<usize>,
     pieces: VecDeque<Piece>,
+    /// Threads that wait for something to do.
+    idle: usize,
+    /// Pieces that are being filled for them.
+    promised: usize,
     /// Trees that are being made or cut.
     cutting: usize,
     trees: BTreeMap<usize, Result<T, Error>>,
@@ -196,6 +218,8 @@ impl<T> Default for State<T> {
         Self {
             waiting: VecDeque::new(),
             pieces: VecDeque::new(),
+            idle: 0,
+            promised: 0,
             cutting: 0,
             trees: BTreeMap::new(),
             segments: BTreeMap::new(),
@@ -233,25 +257,32 @@ impl<T> Pool<T> {
             if state.cutting == 0 {
                 return None;
             }
+            state.idle += 1;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
     }
 
     fn compress(&self, piece: &Piece, store: &Store) {
-        let segment = keep(&piece.bytes, store);
+        let segment = keep(&piece.bytes, store)
+            .map_err(|source| Error::Write { path: store.root().to_owned(), source });
         self.lock().segments.insert((piece.tree, piece.number), segment);
     }
 
-    /// Offers a piece to the other threads; if they are behind, it is compressed here.
-    fn offer(&self, piece: Piece, store: &Store) {
+    /// Whether a thread has nothing to do, and nobody else fills a piece for it: then it is promised
+    /// one.
+    fn promise(&self) -> bool {
         let mut state = self.lock();
-        if state.pieces.len() + 1 < self.limit {
-            state.pieces.push_back(piece);
-            self.changed.notify_one();
-        } else {
-            drop(state);
-            self.compress(&piece, store);
-        }
+        let is_free = state.idle > state.pieces.len() + state.promised;
+        state.promised += usize::from(is_free);
+        is_free
+    }
+
+    fn hand_over(&self, piece: Piece) {
+        let mut state = self.lock();
+        state.promised -= 1;
+        state.pieces.push_back(piece);
+        self.changed.notify_one();
     }
 }
 
@@ -261,30 +292,62 @@ struct Cutter<'a, T> {
     store: &'a Store,
     number: usize,
     pieces: usize,
-    bytes: Vec<u8>,
+    /// Bytes of the piece that was begun.
+    written: usize,
+    piece: Option<Begun>,
+}
+
+/// Only a piece for another thread is ever in memory: there are at most as many as threads.
+enum Begun {
+    ForAnother(Vec<u8>),
+    Here(Box<Packer>),
 }
 
 impl<T> Cutter<'_, T> {
-    fn cut(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        let piece = Piece { tree: self.number, number: self.pieces, bytes };
-        self.pieces += 1;
-        self.pool.offer(piece, self.store);
+    fn begin(&self) -> io::Result<Begun> {
+        if self.pool.promise() {
+            return Ok(Begun::ForAnother(Vec::with_capacity(CUT)));
+        }
+        Ok(Begun::Here(Box::new(Packer::new(self.store)?)))
     }
 
-    fn finish(mut self) {
-        if !self.bytes.is_empty() {
-            self.cut();
+    fn cut(&mut self) -> io::Result<()> {
+        let (tree, number) = (self.number, self.pieces);
+        match self.piece.take() {
+            Some(Begun::ForAnother(bytes)) => self.pool.hand_over(Piece { tree, number, bytes }),
+            Some(Begun::Here(packer)) => {
+                let segment = packer.finish()?;
+                self.pool.lock().segments.insert((tree, number), Ok(segment));
+            }
+            None => return Ok(()),
         }
+        self.pieces += 1;
+        self.written = 0;
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.cut()
     }
 }
 
 impl<T> Write for Cutter<'_, T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(CUT - self.bytes.len());
-        self.bytes.extend_from_slice(&bytes[..taken]);
-        if self.bytes.len() == CUT {
-            self.cut();
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let taken = bytes.len().min(CUT - self.written);
+        let piece = match self.piece.take() {
+            Some(piece) => piece,
+            None => self.begin()?,
+        };
+        match self.piece.insert(piece) {
+            Begun::ForAnother(piece) => piece.extend_from_slice(&bytes[..taken]),
+            Begun::Here(packer) => packer.0.write_all(&bytes[..taken])?,
+        }
+        self.written += taken;
+        if self.written == CUT {
+            self.cut()?;
         }
         Ok(taken)
     }

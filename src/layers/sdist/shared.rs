@@ -130,8 +130,9 @@ fn take(
     if !is_wheel_of(&file_name, &request.name, &request.version) {
         return Err(wrong(format!("holds another file: `{}`", file_name.escape_debug())).into());
     }
-    let bytes =
-        store.read(&wheel.digest)?.ok_or_else(|| Error::Absent { file_name: file_name.clone() })?;
+    let file = store
+        .open_verified(&wheel.digest)?
+        .ok_or_else(|| Error::Absent { file_name: file_name.clone() })?;
     let described = WheelFile {
         name: request.name.clone(),
         version: request.version.clone(),
@@ -139,7 +140,7 @@ fn take(
         digest: wheel.digest,
         requested: false,
     };
-    let native = native_files(&bytes, &described).map_err(|problem| wheel_cache::Error::Wrong {
+    let native = native_files(file, &described).map_err(|problem| wheel_cache::Error::Wrong {
         entry: entry.to_string(),
         problem: format!("holds `{file_name}`, which is refused"),
         source: Some(Box::new(problem)),

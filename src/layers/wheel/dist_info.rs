@@ -1,15 +1,16 @@
-//! What a wheel says of itself: `.dist-info`, METADATA, WHEEL, RECORD (pure).
+//! What a wheel says of itself: `.dist-info`, METADATA, WHEEL, RECORD.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr as _;
 
+use bytes::Bytes;
 use pep440_rs::Version;
 use pep508_rs::PackageName;
 
 use super::WheelFile;
 use super::members::Member;
 use crate::layers::error::WheelProblem;
-use crate::python::record::{Hash, Record};
+use crate::python::record::Record;
 use crate::python::{EntryPoints, WheelFilename};
 
 /// A wheel's `.dist-info`, checked.
@@ -113,9 +114,15 @@ fn lossy(
 ) -> Result<String, WheelProblem> {
     let path = format!("{folder}/{file}");
     match members.get(&path) {
-        Some(member) => Ok(String::from_utf8_lossy(&member.bytes).into_owned()),
+        Some(member) => Ok(String::from_utf8_lossy(&read(member, &path)?).into_owned()),
         None => Err(WheelProblem::Missing(path)),
     }
+}
+
+/// A member's bytes.
+fn read(member: &Member, path: &str) -> Result<Bytes, WheelProblem> {
+    let unpack = |source| WheelProblem::Unpack { name: path.to_owned(), source };
+    member.content.read().map_err(unpack)
 }
 
 /// The values of a header field; headers end at the first empty line.
@@ -146,10 +153,10 @@ fn check_format(wheel_file: &str) -> Result<Option<String>, WheelProblem> {
 fn check_record(folder: &str, members: &BTreeMap<String, Member>) -> Result<(), WheelProblem> {
     let own = format!("{folder}/RECORD");
     let bytes = match members.get(&own) {
-        Some(member) => &member.bytes,
+        Some(member) => read(member, &own)?,
         None => return Err(WheelProblem::Missing(own)),
     };
-    let record = Record::parse(bytes).map_err(WheelProblem::Record)?;
+    let record = Record::parse(&bytes).map_err(WheelProblem::Record)?;
     for (path, member) in members {
         if is_record_or_signature(folder, path) {
             continue;
@@ -159,7 +166,11 @@ fn check_record(folder: &str, members: &BTreeMap<String, Member>) -> Result<(), 
             return Err(WheelProblem::Unrecorded(path.clone()));
         };
         let size = row.and_then(|row| row.size);
-        let found: Hash = expected.again(&member.bytes);
+        let known = member.content.known();
+        let found = match expected.again_of(&known.sha256) {
+            Some(found) => found,
+            None => expected.again(&read(member, path)?),
+        };
         let mismatch = |expected: String, found: String| WheelProblem::Mismatch {
             path: path.clone(),
             expected,
@@ -168,7 +179,7 @@ fn check_record(folder: &str, members: &BTreeMap<String, Member>) -> Result<(), 
         if found != *expected {
             return Err(mismatch(expected.to_string(), found.to_string()));
         }
-        let length = member.bytes.len() as u64;
+        let length = known.size;
         if size.is_some_and(|size| size != length) {
             let expected = size.unwrap_or_default();
             return Err(mismatch(format!("{expected} bytes"), format!("{length} bytes")));
@@ -200,6 +211,7 @@ fn entry_points(
     let Some(member) = members.get(&path) else {
         return Ok(EntryPoints::default());
     };
-    let text = std::str::from_utf8(&member.bytes).map_err(|_utf8| WheelProblem::NotText(path))?;
+    let text = read(member, &path)?;
+    let text = std::str::from_utf8(&text).map_err(|_utf8| WheelProblem::NotText(path))?;
     EntryPoints::parse(text).map_err(WheelProblem::EntryPoints)
 }

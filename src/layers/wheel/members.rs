@@ -1,4 +1,4 @@
-//! The files of a wheel, after every check a zip archive allows (pure).
+//! The files of a wheel, after every check a zip archive allows.
 //!
 //! A zip archive says most things twice, in local headers and in the central directory, and readers
 //! that believe different halves unpack different files (CVE-2025-54368). So whatever is ambiguous is
@@ -7,11 +7,12 @@
 //! fine: the layer is made for a file system that tells them apart.
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, Read as _};
+use std::fs::File;
+use std::io;
 
-use bytes::Bytes;
 use zip::ZipArchive;
 
+use crate::layers::content::{At, Content};
 use crate::layers::error::{Refusal, WheelProblem};
 use crate::layers::path::ContainerPath;
 
@@ -31,57 +32,59 @@ const DIRECTORY: u32 = 0o040_000;
 /// A file of a wheel.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
-    /// Unpacked.
-    pub(super) bytes: Bytes,
+    /// Unpacked each time it is read.
+    pub(super) content: Content,
     /// Whether its Unix mode has an executable bit.
     pub(super) is_executable: bool,
 }
 
 /// The files of the wheel by name, in byte order; folders are left out, they follow from the names.
 /// Names are relative, normalised paths with `/`, and none of them is a whiteout.
-pub(super) fn read(wheel: &[u8]) -> Result<BTreeMap<String, Member>, WheelProblem> {
-    let mut archive = ZipArchive::new(Cursor::new(wheel)).map_err(WheelProblem::Archive)?;
-    check_surroundings(wheel, &archive)?;
+pub(super) fn read(wheel: File) -> Result<BTreeMap<String, Member>, WheelProblem> {
+    let unreadable = |error: io::Error| WheelProblem::Archive(error.into());
+    let wheel = At::new(wheel).map_err(unreadable)?;
+    let mut archive = ZipArchive::new(wheel.clone()).map_err(WheelProblem::Archive)?;
+    if let Some(place) = surroundings(&wheel, &archive).map_err(unreadable)? {
+        return Err(WheelProblem::Surroundings(place));
+    }
     archive.validate_header_consistency().map_err(WheelProblem::Archive)?;
-    check_size(wheel, &archive)?;
+    check_size(&wheel, &archive)?;
     let mut members = BTreeMap::new();
     for index in 0..archive.len() {
         let Some((name, is_executable)) = check_entry(&archive, index)? else {
             continue;
         };
-        let bytes = unpack(&mut archive, index, &name)?;
-        members.insert(name, Member { bytes, is_executable });
+        let content = unpack(&archive, index, &name)?;
+        members.insert(name, Member { content, is_executable });
     }
     Ok(members)
 }
 
-fn check_surroundings(
-    wheel: &[u8],
-    archive: &ZipArchive<Cursor<&[u8]>>,
-) -> Result<(), WheelProblem> {
-    const END: &[u8] = b"PK\x05\x06";
-    const END_SIZE: usize = 22;
-    if archive.offset() != 0 || !wheel.starts_with(b"PK") {
-        return Err(WheelProblem::Surroundings("before"));
+/// On which side of the archive there are bytes that are none of it.
+fn surroundings(wheel: &At, archive: &ZipArchive<At>) -> io::Result<Option<&'static str>> {
+    const END: &[u8; 4] = b"PK\x05\x06";
+    const END_SIZE: u64 = 22;
+    if archive.offset() != 0 || wheel.bytes(0)? != Some(*b"PK") {
+        return Ok(Some("before"));
     }
     let comment = archive.comment();
-    let end = wheel.len().checked_sub(END_SIZE + comment.len());
-    let is_at_end = end.is_some_and(|end| wheel[end..].starts_with(END));
+    let is_at_end = match wheel.size().checked_sub(END_SIZE + comment.len() as u64) {
+        Some(end) => wheel.bytes(end)? == Some(*END),
+        None => false,
+    };
     // A comment that holds the mark of another end would be one to some readers.
-    if is_at_end && !comment.windows(END.len()).any(|window| window == END) {
-        return Ok(());
-    }
-    Err(WheelProblem::Surroundings("behind"))
+    let is_alone = is_at_end && !comment.windows(END.len()).any(|window| window == END);
+    Ok((!is_alone).then_some("behind"))
 }
 
-fn check_size(wheel: &[u8], archive: &ZipArchive<Cursor<&[u8]>>) -> Result<(), WheelProblem> {
+fn check_size(wheel: &At, archive: &ZipArchive<At>) -> Result<(), WheelProblem> {
     let metadata = archive.metadata();
     let mut declared = 0_u64;
     for index in 0..archive.len() {
         let entry = metadata.entry(index).map_err(WheelProblem::Archive)?;
         declared = declared.saturating_add(entry.size());
     }
-    let limit = MAX_UNPACKED.min(FREE_UNPACKED + MAX_RATIO * wheel.len() as u64);
+    let limit = MAX_UNPACKED.min(FREE_UNPACKED + MAX_RATIO.saturating_mul(wheel.size()));
     if declared > limit {
         return Err(WheelProblem::TooLarge { declared, limit });
     }
@@ -90,7 +93,7 @@ fn check_size(wheel: &[u8], archive: &ZipArchive<Cursor<&[u8]>>) -> Result<(), W
 
 /// The name of a file and whether it is executable; `None` for a folder.
 fn check_entry(
-    archive: &ZipArchive<Cursor<&[u8]>>,
+    archive: &ZipArchive<At>,
     index: usize,
 ) -> Result<Option<(String, bool)>, WheelProblem> {
     let metadata = archive.metadata();
@@ -121,23 +124,17 @@ fn check_entry(
     Ok(None)
 }
 
-fn unpack(
-    archive: &mut ZipArchive<Cursor<&[u8]>>,
-    index: usize,
-    name: &str,
-) -> Result<Bytes, WheelProblem> {
-    let file = archive.by_index(index).map_err(WheelProblem::Archive)?;
-    let declared = file.size();
-    let mut bytes = Vec::with_capacity(usize::try_from(declared).unwrap_or_default());
-    // One byte more than declared is enough to know that it lied.
-    let result = file.take(declared.saturating_add(1)).read_to_end(&mut bytes);
-    result.map_err(|source| WheelProblem::Unpack { name: name.to_owned(), source })?;
-    let found = bytes.len() as u64;
+fn unpack(archive: &ZipArchive<At>, index: usize, name: &str) -> Result<Content, WheelProblem> {
+    let metadata = archive.metadata();
+    let declared = metadata.entry(index).map_err(WheelProblem::Archive)?.size();
+    let content = Content::of_member(archive, index)
+        .map_err(|source| WheelProblem::Unpack { name: name.to_owned(), source })?;
+    let found = content.size();
     if found != declared {
         return Err(WheelProblem::Entry {
             name: name.to_owned(),
             refusal: Refusal::Length { declared, found },
         });
     }
-    Ok(bytes.into())
+    Ok(content)
 }

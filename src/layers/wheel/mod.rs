@@ -1,4 +1,4 @@
-//! One wheel becomes the files of an installed distribution (pure): the PyPA's binary distribution
+//! One wheel becomes the files of an installed distribution: the PyPA's binary distribution
 //! format, *Installing a wheel*, with its step numbers, and the installed projects' records.
 //!
 //! Done as pip does it where the specification leaves a choice. Differences: launchers are uv's,
@@ -6,6 +6,8 @@
 //! outside, and what would replace the interpreter or another distribution's records is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -13,15 +15,15 @@ use pep440_rs::Version;
 use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
+use super::content::Content;
 use super::error::{Error, WheelProblem};
 use super::path::ContainerPath;
 use super::prune::{Prune, Pruned};
 use super::scheme::Scheme;
-use super::strip::strip;
 use super::treatment::Treatment;
-use super::tree::{Entry, Tree};
+use super::tree::{Entry, Known, Tree};
 use crate::oci::Digest;
-use crate::python::record::{Record, Row};
+use crate::python::record::{Hash, Record, Row};
 
 mod dist_info;
 mod members;
@@ -84,8 +86,18 @@ pub struct Installed {
 #[derive(Debug)]
 struct Placed {
     path: ContainerPath,
-    bytes: Bytes,
+    content: Content,
     mode: u32,
+}
+
+impl Placed {
+    fn read(&self) -> Result<Bytes, WheelProblem> {
+        self.content.read().map_err(|source| self.unreadable(source))
+    }
+
+    fn unreadable(&self, source: io::Error) -> WheelProblem {
+        WheelProblem::Unpack { name: self.path.to_string(), source }
+    }
 }
 
 /// A distribution's files in their places, before RECORD is written over them.
@@ -100,31 +112,31 @@ pub struct LaidOut {
     installed: Installed,
 }
 
-/// Lays out the wheel with these bytes, treated.
+/// Lays out the wheel in this file, treated. What is large in it is read again when it is used.
 ///
-/// The result depends on nothing but the arguments. The caller has compared the bytes with the
+/// The result depends on nothing but the arguments. The caller has compared the file with the
 /// lock's digest.
 ///
 /// # Errors
 /// The wheel is hostile, broken, or not the distribution that `wheel` says; text that is to be
 /// replaced is not there.
 pub fn lay_out(
-    bytes: &[u8],
+    file: File,
     wheel: &WheelFile,
     scheme: &Scheme,
     treatment: &Treatment,
 ) -> Result<LaidOut, Error> {
-    lay_out_files(bytes, wheel, scheme, treatment)
+    lay_out_files(file, wheel, scheme, treatment)
         .map_err(|problem| Error::Wheel { file_name: wheel.file_name.clone(), problem })
 }
 
 fn lay_out_files(
-    bytes: &[u8],
+    file: File,
     wheel: &WheelFile,
     scheme: &Scheme,
     treatment: &Treatment,
 ) -> Result<LaidOut, WheelProblem> {
-    let members = members::read(bytes)?;
+    let members = members::read(file)?;
     // Steps 1.a and 1.b: WHEEL and its version. All of RECORD is checked before anything is placed.
     let info = DistInfo::read(wheel, &members)?;
     // Step 1.c: Root-Is-Purelib decides where the root goes.
@@ -165,7 +177,7 @@ fn lay_out_files(
         match treatment.prune.iter().position(|rule| !is_protected && rule.matches(&path)) {
             Some(rule) => {
                 installed.pruned[rule].files += 1;
-                installed.pruned[rule].bytes += file.bytes.len() as u64;
+                installed.pruned[rule].bytes += file.content.size();
                 false
             }
             None => true,
@@ -173,10 +185,10 @@ fn lay_out_files(
     });
     installed.replaced = replace(&mut placed, root, treatment)?;
     if treatment.strip {
-        for file in placed.iter_mut().filter(|file| file.bytes.starts_with(ELF)) {
-            if let Some(stripped) = strip(&file.bytes) {
-                installed.stripped += (file.bytes.len() - stripped.len()) as u64;
-                file.bytes = stripped.into();
+        for file in placed.iter_mut().filter(|file| file.content.starts_with(ELF)) {
+            if let Some(stripped) = file.content.stripped().map_err(|e| file.unreadable(e))? {
+                installed.stripped += file.content.size() - stripped.size();
+                file.content = stripped;
             }
         }
     }
@@ -196,18 +208,24 @@ fn lay_out_files(
     })
 }
 
-/// The native files of the wheel with these bytes, by name. All of it is checked as for installing it.
+/// The native files of the wheel, by name. All of it is checked as for installing it.
 ///
 /// # Errors
 /// The wheel is hostile, broken, or not the distribution that `wheel` says.
 pub(super) fn native_files(
-    bytes: &[u8],
+    file: File,
     wheel: &WheelFile,
 ) -> Result<BTreeMap<String, Bytes>, WheelProblem> {
-    let members = members::read(bytes)?;
+    let members = members::read(file)?;
     DistInfo::read(wheel, &members)?;
-    let native = members.into_iter().filter(|(_, member)| member.bytes.starts_with(ELF));
-    Ok(native.map(|(name, member)| (name, member.bytes)).collect())
+    members
+        .into_iter()
+        .filter(|(_, member)| member.content.starts_with(ELF))
+        .map(|(name, member)| {
+            let bytes = member.content.read();
+            Ok((name, bytes.map_err(|error| WheelProblem::Archive(error.into()))?))
+        })
+        .collect()
 }
 
 /// What a native file begins with.
@@ -222,7 +240,8 @@ fn replace(
     let mut replaced = BTreeSet::new();
     for rule in &treatment.replacements {
         for file in placed.iter_mut().filter(|file| file.path.relative_to(root) == rule.path) {
-            let text = std::str::from_utf8(&file.bytes).unwrap_or_default();
+            let bytes = file.read()?;
+            let text = std::str::from_utf8(&bytes).unwrap_or_default();
             let found = text.matches(&rule.from).count();
             if found != rule.count {
                 return Err(WheelProblem::Replacement {
@@ -231,7 +250,7 @@ fn replace(
                     found,
                 });
             }
-            file.bytes = text.replace(&rule.from, &rule.to).into();
+            file.content = text.replace(&rule.from, &rule.to).into();
             replaced.insert(rule.path.clone());
         }
     }
@@ -245,7 +264,10 @@ impl LaidOut {
     }
 
     /// The modules that the treatment's rule wants compiled, in byte order of paths.
-    pub fn modules(&self, rule: &Prune) -> BTreeMap<ContainerPath, Bytes> {
+    ///
+    /// # Errors
+    /// The wheel cannot be read any more.
+    pub fn modules(&self, rule: &Prune) -> Result<BTreeMap<ContainerPath, Bytes>, Error> {
         let is_module = |file: &&Placed| {
             file.path.is_below(&self.root)
                 && Path::new(file.path.as_relative())
@@ -254,7 +276,10 @@ impl LaidOut {
                 && rule.matches(&file.path.relative_to(&self.root))
         };
         let modules = self.placed.iter().filter(is_module);
-        modules.map(|file| (file.path.clone(), file.bytes.clone())).collect()
+        modules
+            .map(|file| Ok((file.path.clone(), file.read()?)))
+            .collect::<Result<_, _>>()
+            .map_err(|problem| Error::Wheel { file_name: self.file_name.clone(), problem })
     }
 
     /// Writes the records: the distribution as it is installed, with this bytecode, and the figures.
@@ -271,15 +296,15 @@ impl LaidOut {
         placed.retain(|file| !bytecode.contains_key(&file.path));
         for (path, bytes) in bytecode {
             installed.bytecode += bytes.len() as u64;
-            placed.push(Placed { path: path.clone(), bytes: bytes.clone(), mode: 0o644 });
+            placed.push(Placed { path: path.clone(), content: bytes.clone().into(), mode: 0o644 });
         }
         // Step 2.d: RECORD with the installed paths. Step 2.e has nothing to do, since there is no
         // `.data` folder to remove; step 2.f, compiling, is done above.
         placed.extend(records(&placed, &root, &dist_info, requested).map_err(problem)?);
         let mut tree = Tree::default();
         for file in placed {
-            installed.has_native |= file.bytes.starts_with(ELF);
-            let entry = Entry::file(file.bytes, file.mode, installed.name.as_ref());
+            installed.has_native |= file.content.starts_with(ELF);
+            let entry = Entry::file(file.content, file.mode, installed.name.as_ref());
             tree.insert(file.path, entry)
                 .map_err(|clash| WheelProblem::Clash(Box::new(clash)))
                 .map_err(problem)?;
@@ -304,7 +329,7 @@ fn spread(
     let mut placed = Vec::with_capacity(members.len());
     for (name, member) in members {
         let (top, rest) = name.split_once('/').unwrap_or((name, ""));
-        let mut bytes = member.bytes.clone();
+        let mut content = member.content.clone();
         let mut mode = if member.is_executable { 0o755 } else { 0o644 };
         let path = if top == info.folder {
             // Ours to write, or no longer true of what is installed.
@@ -327,8 +352,12 @@ fn spread(
                         continue;
                     }
                     mode = 0o755;
-                    if let Some(script) = scripts::rewritten(&scheme.interpreter, &bytes) {
-                        bytes = script.into();
+                    if content.starts_with(scripts::PYTHON) {
+                        let unpack = |source| WheelProblem::Unpack { name: name.clone(), source };
+                        let script = content.read().map_err(unpack)?;
+                        if let Some(script) = scripts::rewritten(&scheme.interpreter, &script) {
+                            content = script.into();
+                        }
                     }
                     join(&scheme.scripts, below)?
                 }
@@ -338,7 +367,7 @@ fn spread(
             join(root, name)?
         };
         check_reserved(&path, info, scheme)?;
-        placed.push(Placed { path, bytes, mode });
+        placed.push(Placed { path, content, mode });
     }
     Ok(placed)
 }
@@ -355,7 +384,7 @@ fn launchers(
         let before = treatment.launcher(name).map_or(&[][..], |launcher| &launcher.before);
         placed.push(Placed {
             path,
-            bytes: scripts::launcher(&scheme.interpreter, target, before).into(),
+            content: scripts::launcher(&scheme.interpreter, target, before).into(),
             mode: 0o755,
         });
     }
@@ -372,22 +401,24 @@ fn records(
     let record_path = join(dist_info, "RECORD")?;
     let mut written = vec![Placed {
         path: join(dist_info, "INSTALLER")?,
-        bytes: Bytes::from_static(b"assemble\n"),
+        content: "assemble\n".into(),
         mode: 0o644,
     }];
     if requested {
         written.push(Placed {
             path: join(dist_info, "REQUESTED")?,
-            bytes: Bytes::new(),
+            content: Bytes::new().into(),
             mode: 0o644,
         });
     }
     let mut record = Record::default();
     for file in placed.iter().chain(&written) {
-        record.rows.insert(file.path.relative_to(root), Row::of(&file.bytes));
+        let Known { size, sha256 } = file.content.known();
+        let row = Row { hash: Some(Hash::of_digest(&sha256)), size: Some(size) };
+        record.rows.insert(file.path.relative_to(root), row);
     }
     record.rows.insert(record_path.relative_to(root), Row::default());
-    written.push(Placed { path: record_path, bytes: record.to_bytes().into(), mode: 0o644 });
+    written.push(Placed { path: record_path, content: record.to_bytes().into(), mode: 0o644 });
     Ok(written)
 }
 

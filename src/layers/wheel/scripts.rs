@@ -33,12 +33,15 @@ pub(super) fn launcher(
 
 const INDENT: &str = "    ";
 
+/// What a script begins with whose first line changes.
+pub(super) const PYTHON: &[u8] = b"#!python";
+
 /// The script with the target's interpreter in its first line, if that begins with exactly
 /// `#!python` (binary distribution format, *Recommended installer features*); `#!pythonw`, which
 /// also begins so, means the same here. Arguments stay, a carriage return goes. `None` if the
 /// script needs no change.
 pub(super) fn rewritten(interpreter: &ContainerPath, script: &[u8]) -> Option<Vec<u8>> {
-    if !script.starts_with(b"#!python") {
+    if !script.starts_with(PYTHON) {
         return None;
     }
     let (line, rest) = match script.iter().position(|byte| *byte == b'\n') {

@@ -153,8 +153,9 @@ fn record_that_does_not_match() {
     let hash = Hash::of(b"x = 1\n");
     let other = Hash::of(b"");
     let good = {
-        let members = members::read(&Wheel::demo().pack()).unwrap();
-        String::from_utf8(members["Demo_Pkg-1.0.dist-info/RECORD"].bytes.to_vec()).unwrap()
+        let members = members::read(on_disk(&Wheel::demo().pack())).unwrap();
+        let record = members["Demo_Pkg-1.0.dist-info/RECORD"].content.read().unwrap();
+        String::from_utf8(record.to_vec()).unwrap()
     };
     let row = format!("{file},{hash},6\n");
     assert!(good.contains(&row));

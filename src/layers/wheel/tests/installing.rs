@@ -9,7 +9,7 @@ fn listing(tree: &Tree) -> Vec<String> {
 fn text(tree: &Tree, path: &str) -> String {
     let path = ContainerPath::parse(path).unwrap();
     match &tree.get(&path).unwrap().node {
-        Node::File(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        Node::File(content) => String::from_utf8(content.read().unwrap().to_vec()).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -96,8 +96,10 @@ fn record_lists_exactly_what_is_installed() {
     let expected: BTreeMap<String, Row> = tree
         .iter()
         .map(|(path, entry)| {
-            let Node::File(bytes) = &entry.node else { panic!("{path}") };
-            let row = if path.to_string() == record_path { Row::default() } else { Row::of(bytes) };
+            let Node::File(content) = &entry.node else { panic!("{path}") };
+            let bytes = content.read().unwrap();
+            let row =
+                if path.to_string() == record_path { Row::default() } else { Row::of(&bytes) };
             (path.relative_to(&root), row)
         })
         .collect();
@@ -164,8 +166,8 @@ fn names_that_differ_in_case_and_folders_in_record_are_fine() {
     let (tree, _) = wheel.install(&[]).unwrap();
     assert_eq!(text(&tree, &format!("{SITE}/demo/README")), "1");
     assert_eq!(text(&tree, &format!("{SITE}/demo/ü.py")), "");
-    let members = members::read(&packed).unwrap();
-    let record = &members["Demo_Pkg-1.0.dist-info/RECORD"].bytes;
+    let members = members::read(on_disk(&packed)).unwrap();
+    let record = members["Demo_Pkg-1.0.dist-info/RECORD"].content.read().unwrap();
     let record = String::from_utf8(record.to_vec()).unwrap();
     wheel.record = Some(format!("demo/,,\n{record}"));
     assert!(wheel.install(&[]).is_ok());
@@ -230,12 +232,16 @@ fn repairs_are_in_the_record() {
 fn bytecode_is_in_the_record_and_in_the_figures() {
     let wheel = Wheel::demo().with("demo/other.py", b"").with("demo/data.txt", b"");
     let rule = Prune::new(["demo/__init__.py"], "test").unwrap();
-    let laid_out =
-        lay_out(&wheel.pack(), &wheel.file, &Scheme::for_base((3, 13)), &Treatment::default())
-            .unwrap();
+    let laid_out = lay_out(
+        on_disk(&wheel.pack()),
+        &wheel.file,
+        &Scheme::for_base((3, 13)),
+        &Treatment::default(),
+    )
+    .unwrap();
     let all = Prune::new(["**"], "test").unwrap();
-    assert_eq!(laid_out.modules(&all).len(), 2);
-    let modules: Vec<_> = laid_out.modules(&rule).into_keys().collect();
+    assert_eq!(laid_out.modules(&all).unwrap().len(), 2);
+    let modules: Vec<_> = laid_out.modules(&rule).unwrap().into_keys().collect();
     let library = Scheme::for_base((3, 13)).purelib;
     assert_eq!(modules, [library.join("demo/__init__.py").unwrap()]);
     let path = library.join("demo/__pycache__/__init__.cpython-313.pyc").unwrap();
@@ -246,5 +252,5 @@ fn bytecode_is_in_the_record_and_in_the_figures() {
     let record = library.join("Demo_Pkg-1.0.dist-info/RECORD").unwrap();
     let Node::File(record) = &tree.get(&record).unwrap().node else { panic!("no RECORD") };
     let row = format!("demo/__pycache__/__init__.cpython-313.pyc,{},4\n", Hash::of(b"code"));
-    assert!(String::from_utf8_lossy(record).contains(&row));
+    assert!(String::from_utf8_lossy(&record.read().unwrap()).contains(&row));
 }

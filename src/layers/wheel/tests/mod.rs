@@ -183,6 +183,13 @@ impl Wheel {
     }
 }
 
+/// A file with these bytes, which has no name.
+pub(super) fn on_disk(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
 /// Laid out and finished without bytecode.
 pub(super) fn install(
     bytes: &[u8],
@@ -190,5 +197,5 @@ pub(super) fn install(
     scheme: &Scheme,
     treatment: &Treatment,
 ) -> Result<(Tree, Installed), Error> {
-    lay_out(bytes, wheel, scheme, treatment)?.finish(&BTreeMap::new())
+    lay_out(on_disk(bytes), wheel, scheme, treatment)?.finish(&BTreeMap::new())
 }

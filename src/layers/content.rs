@@ -1,0 +1,325 @@
+//! The bytes of a file on its way into a layer: at hand if it is small or was made here, else where
+//! they can be read once more. So no large file is ever in memory.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fs_err as fs;
+use zip::ZipArchive;
+
+use super::strip::strip;
+use super::tree::Known;
+use crate::oci::digest::DigestWriter;
+
+/// Bytes that are read at once.
+const PIECE: usize = 64 << 10;
+/// Files of a disk up to here are kept in memory.
+const SMALL: u64 = 64 << 10;
+/// Bytes of its begin that are known of every file.
+const HEAD: usize = 8;
+
+/// A file's bytes, hashed. Two are equal if their bytes are.
+#[derive(Clone, Debug)]
+pub struct Content {
+    known: Known,
+    head: [u8; HEAD],
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Memory(Bytes),
+    Disk(PathBuf),
+    Member(Member),
+    /// A shared object without what only debuggers read.
+    Stripped(Member),
+}
+
+/// An entry of a wheel.
+#[derive(Clone)]
+struct Member {
+    archive: ZipArchive<At>,
+    index: usize,
+}
+
+impl Content {
+    /// The file at `path`, which must not change until the layer is made: that is an error then.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of_file(path: PathBuf) -> io::Result<Self> {
+        if fs::metadata(&path)?.len() <= SMALL {
+            return Ok(fs::read(path)?.into());
+        }
+        let source = Source::Disk(path);
+        Self::new(source)
+    }
+
+    /// Entry `index` of a wheel; its bytes are read now, to be hashed, and each time they are used.
+    ///
+    /// # Errors
+    /// It cannot be unpacked.
+    pub(super) fn of_member(archive: &ZipArchive<At>, index: usize) -> io::Result<Self> {
+        Self::new(Source::Member(Member { archive: archive.clone(), index }))
+    }
+
+    fn new(source: Source) -> io::Result<Self> {
+        let mut head = Head::default();
+        source.copy_to(&mut head)?;
+        let (_, sha256, size) = head.digest.finish();
+        Ok(Self { known: Known { size, sha256 }, head: head.bytes, source })
+    }
+
+    /// The same without what only debuggers read, if it is a shared object that has something of it.
+    /// All of it is in memory meanwhile.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn stripped(&self) -> io::Result<Option<Self>> {
+        let bytes = self.read()?;
+        let Some(stripped) = strip(&bytes) else { return Ok(None) };
+        let mut content = Self::from(stripped);
+        if let Source::Member(member) = &self.source {
+            content.source = Source::Stripped(member.clone());
+        }
+        Ok(Some(content))
+    }
+
+    /// Length and digest.
+    pub fn known(&self) -> Known {
+        self.known
+    }
+
+    /// How many bytes there are.
+    pub fn size(&self) -> u64 {
+        self.known.size
+    }
+
+    /// Whether these are its first bytes; of more than eight, only the first eight are looked at.
+    pub(super) fn starts_with(&self, bytes: &[u8]) -> bool {
+        let bytes = &bytes[..bytes.len().min(HEAD)];
+        self.known.size >= bytes.len() as u64 && self.head.starts_with(bytes)
+    }
+
+    /// All bytes.
+    ///
+    /// # Errors
+    /// They cannot be read any more.
+    pub fn read(&self) -> io::Result<Bytes> {
+        if let Source::Memory(bytes) = &self.source {
+            return Ok(bytes.clone());
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(self.known.size).unwrap_or_default());
+        self.copy_to(&mut bytes)?;
+        Ok(bytes.into())
+    }
+
+    /// Writes all bytes to `out`.
+    ///
+    /// # Errors
+    /// They cannot be read any more, are not what they were, or `out` cannot be written.
+    pub fn copy_to(&self, out: &mut impl Write) -> io::Result<()> {
+        match &self.source {
+            Source::Memory(bytes) => out.write_all(bytes),
+            // An archive has check sums of its own.
+            source @ (Source::Member(_) | Source::Stripped(_)) => {
+                let written = source.copy_to(out)?;
+                self.check(written == self.known.size)
+            }
+            source @ Source::Disk(_) => {
+                let mut out = DigestWriter::new(out);
+                source.copy_to(&mut out)?;
+                let (_, sha256, size) = out.finish();
+                self.check(self.known == Known { size, sha256 })
+            }
+        }
+    }
+
+    fn check(&self, is_same: bool) -> io::Result<()> {
+        let problem = || io::Error::other(format!("{:?} changed while it was read", self.source));
+        if is_same { Ok(()) } else { Err(problem()) }
+    }
+}
+
+impl PartialEq for Content {
+    fn eq(&self, other: &Self) -> bool {
+        self.known == other.known
+    }
+}
+
+impl Eq for Content {}
+
+impl<T: Into<Bytes>> From<T> for Content {
+    fn from(bytes: T) -> Self {
+        let bytes = bytes.into();
+        let mut head = [0; HEAD];
+        let length = bytes.len().min(HEAD);
+        head[..length].copy_from_slice(&bytes[..length]);
+        Self { known: Known::of(&bytes), head, source: Source::Memory(bytes) }
+    }
+}
+
+impl Source {
+    /// Returns how many bytes they were.
+    fn copy_to(&self, out: &mut impl Write) -> io::Result<u64> {
+        match self {
+            Self::Memory(bytes) => out.write_all(bytes).map(|()| bytes.len() as u64),
+            Self::Disk(path) => copy(&mut fs::File::open(path)?, out),
+            Self::Member(member) => member.copy_to(out),
+            Self::Stripped(member) => {
+                let mut bytes = Vec::new();
+                member.copy_to(&mut bytes)?;
+                let bytes = strip(&bytes).unwrap_or(bytes);
+                out.write_all(&bytes).map(|()| bytes.len() as u64)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Disk(path) => write!(f, "`{}`", path.display()),
+            Self::Member(member) | Self::Stripped(member) => {
+                write!(f, "entry {} of a wheel", member.index)
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Fails if the entry has more or fewer bytes than its headers say.
+    fn copy_to(&self, out: &mut impl Write) -> io::Result<u64> {
+        let mut archive = self.archive.clone();
+        let file = archive.by_index(self.index).map_err(io::Error::from)?;
+        let declared = file.size();
+        // One byte more than declared is enough to know that it lied.
+        copy(&mut file.take(declared.saturating_add(1)), out)
+    }
+}
+
+fn copy(from: &mut impl Read, out: &mut impl Write) -> io::Result<u64> {
+    let mut buffer = vec![0; PIECE];
+    let mut copied = 0;
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(copied),
+            Ok(read) => {
+                out.write_all(&buffer[..read])?;
+                copied += read as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Hashes what is written, and keeps its begin.
+struct Head {
+    bytes: [u8; HEAD],
+    length: usize,
+    digest: DigestWriter<io::Sink>,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { bytes: [0; HEAD], length: 0, digest: DigestWriter::new(io::sink()) }
+    }
+}
+
+impl Write for Head {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(HEAD - self.length);
+        self.bytes[self.length..self.length + taken].copy_from_slice(&bytes[..taken]);
+        self.length += taken;
+        self.digest.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads a file from a place of its own, whoever else reads it elsewhere.
+#[derive(Clone, Debug)]
+pub(super) struct At {
+    file: Arc<File>,
+    size: u64,
+    place: u64,
+}
+
+impl At {
+    /// From its begin.
+    pub(super) fn new(file: File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Ok(Self { file: Arc::new(file), size, place: 0 })
+    }
+
+    /// Bytes of the file.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The bytes from `place` on; `None` if there are not as many.
+    pub(super) fn bytes<const N: usize>(&self, place: u64) -> io::Result<Option<[u8; N]>> {
+        let mut bytes = [0; N];
+        match self.file.read_exact_at(&mut bytes, place) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Read for At {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.place)?;
+        self.place += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for At {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let place = match to {
+            SeekFrom::Start(place) => Some(place),
+            SeekFrom::End(offset) => self.size.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.place.checked_add_signed(offset),
+        };
+        self.place = place.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_file_is_read_when_it_is_used_and_must_be_what_it_was() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("large");
+        let bytes = vec![7; usize::try_from(SMALL).unwrap() + 1];
+        fs::write(&path, &bytes).unwrap();
+        let content = Content::of_file(path.clone()).unwrap();
+        assert_eq!(content, Content::from(bytes.clone()));
+        assert_eq!(content.read().unwrap(), bytes);
+        assert!(content.starts_with(&[7; 100]) && !content.starts_with(b"7"));
+        for changed in [&bytes[1..], &[&bytes[1..], b"x"].concat()] {
+            fs::write(&path, changed).unwrap();
+            let error = content.read().unwrap_err().to_string();
+            assert!(error.ends_with("changed while it was read"), "{error}");
+        }
+        fs::write(&path, b"small").unwrap();
+        let small = Content::of_file(path.clone()).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(small.read().unwrap(), "small");
+        assert!(!Content::from("").starts_with(b"x") && Content::from("").starts_with(b""));
+    }
+}
