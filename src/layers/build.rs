@@ -140,16 +140,18 @@ async fn python_layer(
     let (layer, installed) = if let Some(kept) = kept::layer(&key, created_by, &world.store)? {
         kept
     } else {
-        let wheels_of_lock = plan.distributions.iter().filter(|file| file.is_wheel());
-        let wanted =
-            wheels_of_lock.map(|d| (d.name.clone(), d.file_name.clone(), d.sha256, d.size));
-        let fetching = fetch(wanted.collect(), world);
-        Work::Fetch.time(&*world.progress, fetching).await?;
-        let bytecode = bytecode(&wheels, &options, base, world).await?;
+        // What an earlier run made of a wheel is enough.
+        let missing = missing(&wheels, &options, world).await?;
+        let wanted = fetchable(plan, |wheel| missing.iter().any(|m| m.digest == *wheel));
+        Work::Fetch.time(&*world.progress, fetch(wanted, world)).await?;
+        let bytecode = bytecode(&missing, &options, base, world).await?;
         world.progress.step("installing and compressing");
         let made = match join(&wheels, &options, &bytecode, created_by, world).await {
-            // It was damaged and is removed now, so it is made again.
-            Err(Error::Segment { .. }) => {
+            // A part was damaged and is removed now, or a wheel is needed after all because it brings
+            // what another one brings too.
+            Err(Error::Segment { .. } | Error::Absent { .. }) => {
+                let wanted = fetchable(plan, |_| true);
+                Work::Fetch.time(&*world.progress, fetch(wanted, world)).await?;
                 join(&wheels, &options, &bytecode, created_by, world).await?
             }
             made => made?,
@@ -163,9 +165,32 @@ async fn python_layer(
     Ok((layer, installed))
 }
 
+/// The wheels that have to be installed anew.
+async fn missing(
+    wheels: &[WheelFile],
+    options: &Options,
+    world: &World,
+) -> Result<Vec<WheelFile>, Error> {
+    let (wheels, options, store) = (wheels.to_vec(), options.clone(), world.store.clone());
+    on_thread(move || {
+        let missing = super::missing(&wheels, &options, &store)?;
+        Ok(missing.into_iter().cloned().collect())
+    })
+    .await
+}
+
+/// The plan's wheels that come from a package index, if they are wanted.
+fn fetchable(plan: &Plan, is_wanted: impl Fn(&Digest) -> bool) -> Vec<Wanted> {
+    plan.distributions
+        .iter()
+        .filter(|file| file.is_wheel() && is_wanted(&file.sha256))
+        .map(|d| (d.name.clone(), d.file_name.clone(), d.sha256, d.size))
+        .collect()
+}
+
 /// The compiled modules of every wheel that has to be installed anew, where that is wanted.
 async fn bytecode(
-    wheels: &[WheelFile],
+    missing: &[WheelFile],
     options: &Options,
     base: &Base,
     world: &World,
@@ -174,7 +199,7 @@ async fn bytecode(
         return Ok(BTreeMap::new());
     };
     let mut made = BTreeMap::new();
-    for wheel in super::missing(wheels, options, &world.store)? {
+    for wheel in missing {
         let (one, options, store) = (wheel.clone(), options.clone(), world.store.clone());
         let laid_out = on_thread(move || super::lay_out(&one, &options, &store)).await?;
         let modules = on_thread({
