@@ -26,10 +26,11 @@ impl CachedPage {
     }
 
     /// The page of a record and its body; `None` if it is no such record.
-    pub(super) fn split(record: &[u8]) -> Option<(Self, &[u8])> {
+    pub(super) fn split(mut record: Vec<u8>) -> Option<(Self, Vec<u8>)> {
         let end = record.iter().position(|byte| *byte == b'\n')?;
         let page = serde_json::from_slice(&record[..end]).ok()?;
-        Some((page, &record[end + 1..]))
+        record.drain(..=end);
+        Some((page, record))
     }
 }
 
@@ -47,8 +48,8 @@ mod tests {
             last_modified: None,
         };
         let record = page.join(b"line\nline");
-        assert_eq!(CachedPage::split(&record), Some((page, &b"line\nline"[..])));
-        assert_eq!(CachedPage::split(b"{}\n"), None);
-        assert_eq!(CachedPage::split(b""), None);
+        assert_eq!(CachedPage::split(record), Some((page, b"line\nline".to_vec())));
+        assert_eq!(CachedPage::split(Vec::from(*b"{}\n")), None);
+        assert_eq!(CachedPage::split(Vec::new()), None);
     }
 }

@@ -79,17 +79,17 @@ impl Client {
         self.inner
             .projects
             .get(name.clone(), async {
-                let mut project = Project::default();
+                let mut project = Arc::<Project>::default();
                 for index in 0..self.inner.config.indexes.len() {
                     if let Some(found) = self.page(index, name).await? {
-                        project = Project::clone(&found);
+                        project = found;
                         break;
                     }
                 }
                 for folder in &self.inner.config.find_links {
                     local::add_folder(&mut project, name, folder)?;
                 }
-                Ok(Arc::new(project))
+                Ok(project)
             })
             .await
     }
@@ -204,17 +204,18 @@ impl Client {
     async fn page_bytes(&self, url: &Url) -> Result<Option<(CachedPage, Vec<u8>)>, Error> {
         let Inner { config, store, transfer, .. } = &*self.inner;
         let key = store::key(&[url.as_str().as_bytes()]);
-        let record = store.record(PAGES, &key)?;
-        let cached = record.as_deref().and_then(CachedPage::split);
         if config.offline {
-            let (page, body) = cached.ok_or_else(|| Error::Offline(redact(url)))?;
-            return Ok(page.found.then(|| (page, body.to_vec())));
+            let (page, body) =
+                cached_page(store, &key)?.ok_or_else(|| Error::Offline(redact(url)))?;
+            return Ok(page.found.then_some((page, body)));
         }
+        // Many questions are under way at once: only the page's head waits for the answer.
+        let cached = cached_page(store, &key)?.map(|(page, _body)| page);
 
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(page::ACCEPT));
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        if let Some((page, _)) = cached.as_ref().filter(|(page, _)| page.found) {
+        if let Some(page) = cached.as_ref().filter(|page| page.found) {
             for (name, value) in [
                 (header::IF_NONE_MATCH, &page.etag),
                 (header::IF_MODIFIED_SINCE, &page.last_modified),
@@ -224,14 +225,19 @@ impl Client {
                 }
             }
         }
-        let answer = transfer.get(config, url, headers, PAGE_LIMIT).await?;
-        let found = match (answer.status, cached.as_ref()) {
-            (StatusCode::NOT_MODIFIED, Some((_, body))) => {
-                let body = body.to_vec();
-                return Ok(cached.map(|(page, _)| (page, body)));
+        let mut answer = transfer.get(config, url, headers.clone(), PAGE_LIMIT).await?;
+        if answer.status == StatusCode::NOT_MODIFIED && cached.is_some() {
+            if let Some(page) = cached_page(store, &key)? {
+                return Ok(Some(page));
             }
-            (StatusCode::OK, _) => true,
-            (StatusCode::NOT_FOUND | StatusCode::GONE, _) => false,
+            // It was there when the question was asked.
+            headers.remove(header::IF_NONE_MATCH);
+            headers.remove(header::IF_MODIFIED_SINCE);
+            answer = transfer.get(config, url, headers, PAGE_LIMIT).await?;
+        }
+        let found = match answer.status {
+            StatusCode::OK => true,
+            StatusCode::NOT_FOUND | StatusCode::GONE => false,
             _ => return Err(answer.refused(url)),
         };
         let text = |name| answer.header(name).map(str::to_owned);
@@ -244,7 +250,7 @@ impl Client {
         };
         let body = if found { answer.body } else { Vec::new() };
         let bytes = page.join(&body);
-        if record.as_deref() != Some(&bytes) {
+        if store.record(PAGES, &key)?.as_deref() != Some(&bytes) {
             store.put_record(PAGES, &key, &bytes)?;
         }
         Ok(found.then_some((page, body)))
@@ -451,6 +457,11 @@ impl Client {
             .map_err(|source| store::Error::Disk { path: store.root().to_owned(), source })?;
         Ok(Some(metadata.len()))
     }
+}
+
+/// A page as it was kept, and its body.
+fn cached_page(store: &Store, key: &Digest) -> Result<Option<(CachedPage, Vec<u8>)>, Error> {
+    Ok(store.record(PAGES, key)?.and_then(CachedPage::split))
 }
 
 /// Names the blob by its digest if that and the size are what was promised.

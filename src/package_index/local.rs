@@ -3,6 +3,7 @@
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fs_err as fs;
@@ -16,7 +17,7 @@ use crate::store::{BlobWriter, Store};
 
 /// Adds the folder's files of the project; each wins against one of the same name that is there.
 pub(super) fn add_folder(
-    project: &mut Project,
+    project: &mut Arc<Project>,
     name: &PackageName,
     folder: &Path,
 ) -> Result<(), Error> {
@@ -33,7 +34,7 @@ pub(super) fn add_folder(
         if !metadata.is_file() {
             continue;
         }
-        let files = project.versions.entry(version).or_default();
+        let files = Arc::make_mut(project).versions.entry(version).or_default();
         files.retain(|file| file.file_name != file_name);
         files.push(File {
             file_name: file_name.to_owned(),

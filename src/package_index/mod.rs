@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use pep440_rs::{Version, VersionSpecifiers};
 use url::Url;
@@ -53,7 +54,7 @@ pub struct File {
     /// Over the file's bytes, where the index says so.
     pub sha256: Option<Digest>,
     /// Which Pythons it is for; `None` where it does not say.
-    pub requires_python: Option<VersionSpecifiers>,
+    pub requires_python: Option<Arc<VersionSpecifiers>>,
     /// When it was uploaded (PEP 700), UTC.
     pub upload_time: Option<jiff::Timestamp>,
     /// PEP 592: `Some(reason)` if yanked, the reason may be empty.

@@ -1,7 +1,9 @@
 //! A project's page as JSON (PEP 691, 700) or HTML (PEP 503, 592, 658, 714) of a repository of major
 //! version 1 (PEP 629). Pure.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use html5gum::{StartTag, Token, Tokenizer};
 use pep440_rs::{Version, VersionSpecifiers};
@@ -11,6 +13,7 @@ use url::Url;
 
 use super::{File, FileKind, Location, Project};
 use crate::oci::Digest;
+use crate::python::wheel_filename::TagSet;
 use crate::python::{WheelFilename, metadata};
 
 /// What a page is asked for as, best first.
@@ -64,35 +67,41 @@ pub fn parse(
 }
 
 /// A link of a page, before it is known to be a file of the project.
-struct Entry {
-    file_name: String,
-    url: String,
-    sha256: Option<String>,
-    requires_python: Option<String>,
+struct Entry<'a> {
+    file_name: Cow<'a, str>,
+    url: Cow<'a, str>,
+    sha256: Option<Cow<'a, str>>,
+    requires_python: Option<Cow<'a, str>>,
     size: Option<u64>,
-    upload_time: Option<String>,
-    yanked: Option<String>,
+    upload_time: Option<Cow<'a, str>>,
+    yanked: Option<Cow<'a, str>>,
     #[expect(clippy::option_option, reason = "served or not, and if so with a digest or not")]
-    core_metadata: Option<Option<String>>,
+    core_metadata: Option<Option<Cow<'a, str>>>,
 }
 
-struct Entries {
+struct Entries<'a> {
     /// `<base href>`
     base: Option<String>,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<'a>>,
 }
 
-fn project_of(project: &PackageName, page: Entries, url: &Url) -> Project {
+fn project_of(project: &PackageName, page: Entries<'_>, url: &Url) -> Project {
     let base = page.base.and_then(|base| url.join(&base).ok());
     let base = base.as_ref().unwrap_or(url);
     let mut versions: BTreeMap<Version, Vec<File>> = BTreeMap::new();
-    let mut specifiers = Specifiers::default();
+    let mut shared = Shared::default();
     for entry in page.entries {
-        if let Some((version, file)) = file(project, entry, base, &mut specifiers) {
+        if let Some((version, file)) = file(project, entry, base, &mut shared) {
             versions.entry(version).or_default().push(file);
         }
     }
-    for files in versions.values_mut() {
+    for (version, files) in &mut versions {
+        for file in files.iter_mut() {
+            if let FileKind::Wheel(wheel) = &mut file.kind {
+                wheel.version = version.clone();
+            }
+        }
+        files.shrink_to_fit();
         // Stable: of two files with one name the page's first stays.
         files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         files.dedup_by(|later, first| later.file_name == first.file_name);
@@ -100,39 +109,64 @@ fn project_of(project: &PackageName, page: Entries, url: &Url) -> Project {
     Project { versions }
 }
 
-/// What each text came to: a page of thousands of files has a dozen of them.
-type Specifiers = BTreeMap<String, Option<VersionSpecifiers>>;
+/// What many files of a page have in common is in memory once: a page of thousands of files has a
+/// dozen specifiers and a hundred sets of tags.
+#[derive(Default)]
+struct Shared {
+    specifiers: BTreeMap<String, Option<Arc<VersionSpecifiers>>>,
+    tags: BTreeSet<TagSet>,
+}
+
+impl Shared {
+    fn specifiers(&mut self, text: &str) -> Option<Arc<VersionSpecifiers>> {
+        if let Some(known) = self.specifiers.get(text) {
+            return known.clone();
+        }
+        let parsed = metadata::specifiers(text).ok().map(Arc::new);
+        self.specifiers.insert(text.to_owned(), parsed.clone());
+        parsed
+    }
+
+    fn tags(&mut self, tags: &mut TagSet) {
+        match self.tags.get(tags) {
+            Some(known) => *tags = Arc::clone(known),
+            None => {
+                self.tags.insert(Arc::clone(tags));
+            }
+        }
+    }
+}
 
 fn file(
     project: &PackageName,
-    entry: Entry,
+    entry: Entry<'_>,
     base: &Url,
-    specifiers: &mut Specifiers,
+    shared: &mut Shared,
 ) -> Option<(Version, File)> {
-    let (version, kind) = kind(project, &entry.file_name)?;
+    let (version, mut kind) = kind(project, &entry.file_name)?;
+    if let FileKind::Wheel(wheel) = &mut kind {
+        for tags in [&mut wheel.python, &mut wheel.abi, &mut wheel.platform] {
+            shared.tags(tags);
+        }
+    }
     let url = base.join(&entry.url).ok()?;
     if !matches!(url.scheme(), "http" | "https") {
         return None;
     }
     let requires_python = match entry.requires_python.as_deref().map(str::trim) {
         None | Some("") => None,
-        Some(text) => {
-            if !specifiers.contains_key(text) {
-                specifiers.insert(text.to_owned(), metadata::specifiers(text).ok());
-            }
-            Some(specifiers.get(text)?.clone()?)
-        }
+        Some(text) => Some(shared.specifiers(text)?),
     };
-    let digest = |hex: String| Digest::from_hex(&hex.to_ascii_lowercase()).ok();
+    let digest = |hex: Cow<'_, str>| Digest::from_hex(&hex.to_ascii_lowercase()).ok();
     let file = File {
-        file_name: entry.file_name,
+        file_name: entry.file_name.into_owned(),
         kind,
         location: Location::Remote(url),
         size: entry.size,
         sha256: entry.sha256.and_then(digest),
         requires_python,
         upload_time: entry.upload_time.and_then(|time| time.parse().ok()),
-        yanked: entry.yanked,
+        yanked: entry.yanked.map(Cow::into_owned),
         core_metadata: entry.core_metadata.map(|hex| hex.and_then(digest)),
     };
     Some((version, file))
@@ -164,11 +198,11 @@ fn check_version(version: &str) -> Result<(), Error> {
 }
 
 #[derive(Deserialize)]
-struct JsonPage {
+struct JsonPage<'a> {
     #[serde(default)]
     meta: JsonMeta,
-    #[serde(default)]
-    files: Vec<JsonFile>,
+    #[serde(borrow, default)]
+    files: Vec<JsonFile<'a>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -179,18 +213,36 @@ struct JsonMeta {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct JsonFile {
-    filename: String,
-    url: String,
-    #[serde(default)]
-    hashes: BTreeMap<String, String>,
-    requires_python: Option<String>,
+struct JsonFile<'a> {
+    #[serde(borrow)]
+    filename: Cow<'a, str>,
+    #[serde(borrow)]
+    url: Cow<'a, str>,
+    #[serde(borrow, default)]
+    hashes: Hashes<'a>,
+    #[serde(borrow)]
+    requires_python: Option<Text<'a>>,
     size: Option<u64>,
-    upload_time: Option<String>,
-    yanked: Option<BoolOr<String>>,
-    core_metadata: Option<BoolOr<BTreeMap<String, String>>>,
-    dist_info_metadata: Option<BoolOr<BTreeMap<String, String>>>,
+    #[serde(borrow)]
+    upload_time: Option<Text<'a>>,
+    #[serde(borrow)]
+    yanked: Option<BoolOr<Text<'a>>>,
+    #[serde(borrow)]
+    core_metadata: Option<BoolOr<Hashes<'a>>>,
+    #[serde(borrow)]
+    dist_info_metadata: Option<BoolOr<Hashes<'a>>>,
 }
+
+/// Of the hashes that a page has the one that counts.
+#[derive(Default, Deserialize)]
+struct Hashes<'a> {
+    #[serde(borrow)]
+    sha256: Option<Text<'a>>,
+}
+
+/// Within an `Option` serde would copy a plain `Cow`.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -199,31 +251,31 @@ enum BoolOr<T> {
     Value(T),
 }
 
-fn json(body: &[u8]) -> Result<Vec<Entry>, Error> {
-    let page: JsonPage = serde_json::from_slice(body).map_err(Error::Json)?;
+fn json<'a>(body: &'a [u8]) -> Result<Vec<Entry<'a>>, Error> {
+    let page: JsonPage<'a> = serde_json::from_slice(body).map_err(Error::Json)?;
     check_version(page.meta.api_version.as_deref().unwrap_or("1.0"))?;
-    let entry = |mut file: JsonFile| Entry {
+    let entry = |file: JsonFile<'a>| Entry {
         file_name: file.filename,
         url: file.url,
-        sha256: file.hashes.remove("sha256"),
-        requires_python: file.requires_python,
+        sha256: file.hashes.sha256.map(|text| text.0),
+        requires_python: file.requires_python.map(|text| text.0),
         size: file.size,
-        upload_time: file.upload_time,
+        upload_time: file.upload_time.map(|text| text.0),
         yanked: match file.yanked {
-            Some(BoolOr::Bool(true)) => Some(String::new()),
-            Some(BoolOr::Value(reason)) if !reason.is_empty() => Some(reason),
+            Some(BoolOr::Bool(true)) => Some(Cow::Borrowed("")),
+            Some(BoolOr::Value(Text(reason))) if !reason.is_empty() => Some(reason),
             _ => None,
         },
         core_metadata: match file.core_metadata.or(file.dist_info_metadata) {
             Some(BoolOr::Bool(true)) => Some(None),
-            Some(BoolOr::Value(mut hashes)) => Some(hashes.remove("sha256")),
+            Some(BoolOr::Value(hashes)) => Some(hashes.sha256.map(|text| text.0)),
             _ => None,
         },
     };
     Ok(page.files.into_iter().map(entry).collect())
 }
 
-fn html(body: &[u8]) -> Result<Entries, Error> {
+fn html(body: &[u8]) -> Result<Entries<'static>, Error> {
     let mut base = None;
     let mut entries = Vec::new();
     for Ok(token) in Tokenizer::new(body) {
@@ -248,7 +300,7 @@ fn attribute(tag: &StartTag<()>, name: &str) -> Option<String> {
 }
 
 /// The file name is the last part of the address: the link's text is for people.
-fn anchor(tag: &StartTag<()>) -> Option<Entry> {
+fn anchor(tag: &StartTag<()>) -> Option<Entry<'static>> {
     let href = attribute(tag, "href")?.trim().to_owned();
     let (address, fragment) = match href.split_once('#') {
         Some((address, fragment)) => (address.to_owned(), fragment),
@@ -263,14 +315,14 @@ fn anchor(tag: &StartTag<()>) -> Option<Entry> {
         .filter(|value| value != "false")
         .map(|value| value.strip_prefix("sha256=").map(str::to_owned));
     Some(Entry {
-        file_name,
-        url: address,
-        sha256,
-        requires_python: attribute(tag, "data-requires-python"),
+        file_name: file_name.into(),
+        url: address.into(),
+        sha256: sha256.map(Cow::Owned),
+        requires_python: attribute(tag, "data-requires-python").map(Cow::Owned),
         size: None,
         upload_time: None,
-        yanked: attribute(tag, "data-yanked"),
-        core_metadata,
+        yanked: attribute(tag, "data-yanked").map(Cow::Owned),
+        core_metadata: core_metadata.map(|hex| hex.map(Cow::Owned)),
     })
 }
 

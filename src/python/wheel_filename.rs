@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use pep440_rs::Version;
 use pep508_rs::PackageName;
@@ -11,6 +12,10 @@ use pep508_rs::PackageName;
 pub fn is_wheel(file_name: &str) -> bool {
     std::path::Path::new(file_name).extension().is_some_and(|ending| ending == "whl")
 }
+
+/// Tags that stand for one another in a name. A page of thousands of wheels has a hundred such sets,
+/// so they can be shared.
+pub type TagSet = Arc<[String]>;
 
 /// A parsed wheel file name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,11 +27,11 @@ pub struct WheelFilename {
     /// The build tag's number and rest, ordered as the specification says.
     pub build: Option<(u64, String)>,
     /// Python tags: `cp313`, `py3`, …
-    pub python: Vec<String>,
+    pub python: TagSet,
     /// ABI tags: `cp313`, `abi3`, `none`, …
-    pub abi: Vec<String>,
+    pub abi: TagSet,
     /// Platform tags: `musllinux_1_2_x86_64`, `any`, …
-    pub platform: Vec<String>,
+    pub platform: TagSet,
 }
 
 /// Why a string is not a [`WheelFilename`].
@@ -90,7 +95,7 @@ impl FromStr for WheelFilename {
 }
 
 /// `cp36.cp37` as two tags. Tags are lower case, but some files in the wild are not.
-fn tag_set(text: &str) -> Option<Vec<String>> {
+fn tag_set(text: &str) -> Option<TagSet> {
     text.split('.')
         .map(|tag| {
             let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';

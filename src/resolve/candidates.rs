@@ -441,7 +441,7 @@ fn reject(file: &File, goal: &Goal, policy: &Policy) -> Option<Reason> {
             (None, Location::Remote(_)) => return Some(Reason::NoUploadTime),
         }
     }
-    requires_python(file.requires_python.as_ref(), goal)
+    requires_python(file.requires_python.as_deref(), goal)
 }
 
 /// Requires-Python counts with its upper bounds, for the target's full version.

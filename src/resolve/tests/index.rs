@@ -91,7 +91,9 @@ impl Index {
                 let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
                 match word {
                     "requires" => metadata.requires_dist.push(rest.parse().unwrap()),
-                    "requires-python" => file.requires_python = Some(rest.parse().unwrap()),
+                    "requires-python" => {
+                        file.requires_python = Some(std::sync::Arc::new(rest.parse().unwrap()));
+                    }
                     "needs-python" => metadata.requires_python = Some(rest.parse().unwrap()),
                     "extra" => metadata.provides_extra.push(rest.parse().unwrap()),
                     "yanked" => file.yanked = Some(rest.to_owned()),
