@@ -14,7 +14,7 @@
 //! more-speed
 //! ```
 
-use pep508_rs::{ExtraName, MarkerTree, Requirement};
+use pep508_rs::{ExtraName, MarkerTree, Requirement, VerbatimUrl};
 
 use crate::python::metadata;
 
@@ -30,9 +30,10 @@ pub(super) fn parse(bytes: &[u8]) -> (Vec<Requirement>, Vec<ExtraName>) {
             let (extra, marker) = name.split_once(':').unwrap_or((name, ""));
             section = (
                 ExtraName::new(extra.to_owned()).ok().filter(|_| !extra.is_empty()),
-                MarkerTree::parse_str::<pep508_rs::VerbatimUrl>(marker)
-                    .ok()
-                    .filter(|_| !marker.is_empty()),
+                // The parser panics on some that are not ASCII.
+                Some(marker)
+                    .filter(|marker| !marker.is_empty() && marker.is_ascii())
+                    .and_then(|marker| MarkerTree::parse_str::<VerbatimUrl>(marker).ok()),
             );
             if let Some(extra) = &section.0
                 && !extras.contains(extra)

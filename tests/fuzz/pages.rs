@@ -40,6 +40,10 @@ pub(super) fn settings(bytes: &[u8]) {
             assert!(!shown.contains("correct-horse-battery"), "{shown}");
         }
     }
+    // Elsewhere in an address, in its path say, nobody can know that it is one.
+    if !text.lines().all(is_where_passwords_are) {
+        return;
+    }
     let sources = Sources {
         pip_conf: vec![text.to_owned()],
         netrc: Some(text.to_owned()),
@@ -55,4 +59,15 @@ pub(super) fn settings(bytes: &[u8]) {
             assert!(!shown.contains("correct-horse-battery"), "{shown}");
         }
     }
+}
+
+/// Whether the password of the seeds, if the line has it, stands where an address or netrc has one.
+fn is_where_passwords_are(line: &str) -> bool {
+    let rest = line
+        .strip_prefix("index-url = https://user:correct-horse-battery@index.example/")
+        .or_else(|| {
+            line.strip_prefix("machine index.example login me password correct-horse-battery")
+        })
+        .unwrap_or(line);
+    !rest.contains("correct-horse-battery")
 }
