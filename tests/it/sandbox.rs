@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assemble::error::{Failure, Kind};
-use assemble::sandbox::{Ending, Error, Job, Outcome, Sandbox, Tier};
+use assemble::sandbox::{Ending, Error, Job, Lent, Outcome, Sandbox, Tier};
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 use tempfile::TempDir;
@@ -325,6 +325,44 @@ fn the_umask_and_the_limits_are_the_jobs() {
         };
         assert_eq!(log(&outcome), "0022\n0\n8388608\n16777216\n80\n", "{tier}");
     }
+}
+
+#[test]
+fn what_is_lent_is_found_and_stays_as_it_is() {
+    let Some(scene) = Scene::new() else {
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("word"), "lent\n").unwrap();
+    for tier in TIERS {
+        let mut job = scene.job("cat $FILE; touch $FILE 2>/dev/null && echo written; true");
+        // A name that the base has is covered by it.
+        job.lent = ["tools", "etc"]
+            .map(|name| Lent {
+                name: name.to_owned(),
+                folder: folder.path().to_path_buf(),
+                program: None,
+            })
+            .to_vec();
+        for file in ["/tools/word", "/etc/word"] {
+            job.env.insert("FILE".to_owned(), file.to_owned());
+            let Some(outcome) = run(tier, &job) else {
+                continue;
+            };
+            let expected = match tier {
+                Tier::Namespaces => "lent\n",
+                // In place.
+                Tier::Loader => "lent\nwritten\n",
+            };
+            assert_eq!(log(&outcome), expected, "{tier} {file}");
+        }
+    }
+    // A folder that is not there is an error, not an empty one.
+    let mut job = scene.job("true");
+    let nowhere = Path::new("/nowhere").to_path_buf();
+    job.lent = vec![Lent { name: "tools".to_owned(), folder: nowhere, program: None }];
+    let error = block_on(sandbox(Tier::Namespaces).run(&job)).unwrap_err();
+    assert!(error.to_string().contains("/nowhere"), "{error}");
 }
 
 #[test]
