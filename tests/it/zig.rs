@@ -14,7 +14,8 @@ use crate::support::skip;
 /// The cell of [`Recipe::of`].
 const CELL: &str = "1.0/python3.13/alpine3.24";
 
-const COMPILER: &str = "\n[compiler]\nuse = \"zig\"\nreason = \"no wheel for musl\"\n\
+const COMPILER: &str = "\n[[constraint]]\nrequirement = \"ziglang==0.17.1\"\n\
+    reason = \"the one it was seen with\"\n[compiler]\nuse = \"zig\"\nreason = \"no wheel for musl\"\n\
     [check]\ncommand = [\"python3\", \"-c\", \"import zope.interface._zope_interface_coptimizations\"]\n";
 
 /// What the layer's wheel has, found in a layout: the digests of the images.

@@ -163,15 +163,15 @@ fn a_cell_is_refused_on_another_python() {
 /// c-ares (autoconf), greenlet (C++'s rules), msgpack (C++), pyzmq with its bundled libzmq (C++). It runs
 /// load tests in a real Docker.
 ///
-/// Not part of a usual run: from nothing it takes minutes of two processors.
+/// From nothing it takes five minutes of a processor, most of it one file after the other.
 #[test]
-#[ignore = "compiles for minutes: run with --ignored"]
 fn locust_0_10_as_it_was_in_2019() {
     const CELL: &str = "0.10.0/python3.6/alpine3.9";
     let recipe = Recipe::copy();
     recipe.write(
         "layers/locust/layer.toml",
         "kind = \"python\"\nrequirements = [{ requirement = \"locustio=={locust}\" }]\n\
+         [[constraint]]\nrequirement = \"ziglang==0.17.1\"\nreason = \"the one it was seen with\"\n\
          [compiler]\nuse = \"zig\"\nreason = \"nothing of 2019 has a wheel for musl\"\n\
          [check]\ncommand = [\"locust\", \"--version\"]\n",
     );
