@@ -1,33 +1,38 @@
-//! How long whole commands take, side by side with the fastest tools that do a part of the same.
+//! How long whole commands take, side by side with the fastest tools that do a part of the same, and
+//! whether they are as fast and as small as they should be.
 //!
 //! ```text
-//! cargo bench
+//! cargo bench [-- --runs 3]
 //! ```
 //!
 //! Every case starts its commands in turn, so that what disturbs the machine disturbs all of them, and
 //! takes medians. Peers that are missing are left out. The base is made from packages and served on
-//! loopback; wheels come from the package index, once. The table goes to standard output, and as a
-//! plot to `target/bench/results.svg`.
+//! loopback; wheels come from the package index, once. The tables go to standard output as Markdown,
+//! and the times as a plot to `target/bench/results.svg`.
+//!
+//! Peers get the tree that we have to make first, and none of them starts the image: `assemble` alone
+//! leaves that out too (`--no-check`), `assemble, checked` does not. What the base's Python compiled
+//! for an earlier run is there in all cases.
 #![expect(clippy::print_stdout, reason = "a program's output")]
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::Value;
 
 use crate::bases::BaseSpec;
+use crate::measure::Run;
 use crate::support::registry::FakeRegistry;
 
 #[path = "../bases/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "each target uses its part")]
 mod bases;
 
+mod measure;
 mod plot;
+mod report;
 
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each target uses its part")]
@@ -39,20 +44,11 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const CELL: &str = "2.47.0/python3.13/alpine3.24";
 const OTHER: &str = "2.46.0/python3.13/alpine3.24";
 
-/// Runs of each command.
+/// Runs of each command, unless `--runs` says another number.
 const RUNS: usize = 9;
 
-/// How this program is told to run one command and to say what it took: a child's peak memory is only
-/// known to its parent, and only as the largest of all children.
-const MEASURE: &str = "--measure-one";
-
-/// What one run took.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-struct Run {
-    wall: Duration,
-    /// KiB
-    peak: i64,
-}
+/// Cells of the large matrix.
+const CELLS: usize = 50;
 
 /// A command and how it did.
 struct Contender {
@@ -62,11 +58,22 @@ struct Contender {
     /// Puts things as they should be before a run; not measured.
     before: String,
     runs: Vec<Run>,
+    /// KiB
+    peak: u64,
+}
+
+/// What one program may take beside another.
+enum Target {
+    /// So many times what the other one takes.
+    Times(&'static str, &'static str, f64),
+    /// So many milliseconds more.
+    Over(&'static str, &'static str, f64),
 }
 
 struct Case {
     name: &'static str,
     contenders: Vec<Contender>,
+    targets: Vec<Target>,
 }
 
 fn main() -> ExitCode {
@@ -74,13 +81,22 @@ fn main() -> ExitCode {
     if let Some(code) = assemble::sandbox::run_stage(std::env::args_os()) {
         return code;
     }
-    let mut arguments = std::env::args().skip(1);
+    // Cargo says what it runs.
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let outcome = match (arguments.next().as_deref(), arguments.next()) {
-        (Some(MEASURE), Some(command)) => measure_one(&command),
-        _ => bench(),
+        (Some(measure::TIME), Some(command)) => measure::time_one(&command),
+        (Some(measure::MEMORY), Some(command)) => measure::memory_of_one(&command),
+        (Some(measure::BOUND), Some(tar)) => measure::bound(Path::new(&tar)),
+        (Some("--runs"), Some(runs)) => {
+            runs.parse().map_err(Into::into).and_then(|runs: usize| bench(runs.max(1)))
+        }
+        _ => bench(RUNS),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             println!("error: {error}");
             ExitCode::FAILURE
@@ -88,7 +104,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench() -> Result<()> {
+fn bench(runs: usize) -> Result<String> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let place = project.join("target/bench");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -99,27 +115,31 @@ fn bench() -> Result<()> {
     })?;
     base.serve(&registry, "library/python", Some(&spec.tag()))?;
 
+    println!("making what is measured …");
     let scene = Scene::new(project, &place, &registry.address())?;
-    let mut cases = scene.cases();
+    let mut cases = scene.cases()?;
+    cases.extend(scene.further_cases());
     for case in &mut cases {
         println!("{} …", case.name);
-        for round in 0..=RUNS {
+        for round in 0..=runs {
             for contender in &mut case.contenders {
                 shell(&contender.before)?;
-                let run = measure(&contender.command)?;
+                let run = measure::time(&contender.command)?;
                 // The first round warms up.
                 if round > 0 {
                     contender.runs.push(run);
                 }
             }
         }
+        for contender in &mut case.contenders {
+            shell(&contender.before)?;
+            contender.peak = measure::memory(&contender.command)?;
+        }
     }
-    let machine = machine();
-    println!("\n{}", table(&cases, &machine));
+    let further = [scene.sizes()?, Scene::cells(&cases), scene.requests(&registry)?];
     let plot = place.join("results.svg");
-    fs::write(&plot, plot::svg(&bars(&cases), &machine))?;
-    println!("plot: {}", plot.display());
-    Ok(())
+    fs::write(&plot, plot::svg(&bars(&cases), &report::machine()))?;
+    Ok(format!("\n{}\nplot: {}", report::markdown(&cases, &further, runs), plot.display()))
 }
 
 /// Where everything lies, with warm caches.
@@ -127,45 +147,108 @@ struct Scene {
     place: PathBuf,
     /// The program with the flags of every run.
     assemble: String,
+    registry: String,
 }
 
 impl Scene {
-    fn new(project: &Path, place: &Path, mirror: &str) -> Result<Self> {
+    fn new(project: &Path, place: &Path, registry: &str) -> Result<Self> {
         fs::create_dir_all(place)?;
         let at = |name: &str| place.join(name).display().to_string();
         let assemble = format!(
-            "{} --root {} --cache-dir {} --mirror docker.io={mirror} -q",
+            "{} --cache-dir {} --mirror docker.io={registry} -q",
             env!("CARGO_BIN_EXE_assemble"),
-            at("project"),
             at("cache"),
         );
-        let scene = Self { place: place.to_owned(), assemble };
-        let Self { assemble, .. } = &scene;
-        // Pinned bases: a tag would be asked for in every run.
+        let scene = Self { place: place.to_owned(), assemble, registry: registry.to_owned() };
+        let ours = scene.ours("project");
+        for old in ["project", "pushed", "many", "large", "layout", "tree", "cells"] {
+            shell(&format!("rm -rf {}", at(old)))?;
+        }
         shell(&format!(
-            "rm -rf {0} {1} {2} && mkdir -p {0} && cp -r {3}/matrix {3}/layers {0}/",
+            "mkdir -p {0} {1} && cp -r {2}/matrix {2}/layers {0}/",
             at("project"),
-            at("layout"),
-            at("tree"),
+            at("cells"),
             project.display(),
         ))?;
-        shell(&format!("{assemble} lock --base {CELL}"))?;
-        shell(&format!("{assemble} {CELL} -o {}", at("first.tar")))?;
+        // Pinned bases: a tag would be asked for in every run.
+        shell(&format!("{ours} lock --base {CELL}"))?;
+        shell(&format!("{ours} {CELL} -o {}", at("first.tar")))?;
+        shell(&format!("{ours} {CELL} --no-check -o {}", at("unchecked.tar")))?;
         // What the other cell finds: the results of this one.
         shell(&format!("rm -rf {0}.kept && cp -r {0} {0}.kept", at("cache/keyed")))?;
-        shell(&format!("{assemble} new {OTHER} && {assemble} lock --base {OTHER}"))?;
-        shell(&format!("{assemble} {OTHER} -o {}", at("other.tar")))?;
-        shell(&format!("{assemble} {CELL} --format oci -o {}", at("layout")))?;
+        shell(&format!("{ours} new {OTHER} && {ours} lock --base {OTHER}"))?;
+        shell(&format!("{ours} {OTHER} -o {}", at("other.tar")))?;
+        shell(&format!("cp -r {0}/bytecode {0}.kept/ || true", at("cache/keyed")))?;
+        shell(&format!("{ours} {CELL} --no-check --format oci -o {}", at("layout")))?;
         scene.unpack()?;
+        scene.recipes()?;
         Ok(scene)
+    }
+
+    /// The recipe with changes: pushed to the registry, with many cells, with a large layer.
+    fn recipes(&self) -> Result<()> {
+        let cell = format!("matrix/{CELL}");
+        for name in ["pushed", "many", "large"] {
+            let (from, to) = (self.at("project"), self.at(name));
+            shell(&format!(
+                "mkdir -p {to}/{cell} && cp -r {from}/layers {to}/ && \
+                 cp {from}/matrix/matrix.toml {to}/matrix/ && cp {from}/{cell}/lock.toml {to}/{cell}/"
+            ))?;
+        }
+        let repository = format!("{}/locust", self.registry);
+        self.edit("pushed", &[("docker.io/grubykarol/locust", &repository)])?;
+        self.edit(
+            "many",
+            &[
+                ("{locust}/python{python}/{os}", "{locust}/python{python}/{os}/{copy}"),
+                ("\"{locust}-python{python}-{os}\"", "\"{locust}-python{python}-{os}-{copy}\""),
+            ],
+        )?;
+        let many = format!("{}/{cell}", self.at("many"));
+        for number in 0..CELLS {
+            shell(&format!("mkdir {many}/c{number} && cp {many}/lock.toml {many}/c{number}/"))?;
+        }
+        shell(&format!("rm {many}/lock.toml"))?;
+        self.edit(
+            "large",
+            &[("\"locust\", \"entrypoint\"", "\"locust\", \"large\", \"entrypoint\"")],
+        )?;
+        let large = self.at("large/layers/large");
+        shell(&format!("mkdir {large} && truncate -s 1G {large}/zeros"))?;
+        let text = "kind = \"files\"\n\n[[file]]\nfrom = \"zeros\"\nto = \"/zeros\"\n";
+        Ok(fs::write(format!("{large}/layer.toml"), text)?)
+    }
+
+    fn edit(&self, recipe: &str, changes: &[(&str, &str)]) -> Result<()> {
+        let path = self.place.join(recipe).join("matrix/matrix.toml");
+        let mut text = fs::read_to_string(&path)?;
+        for (from, to) in changes {
+            if !text.contains(from) {
+                return Err(format!("{} has no `{from}`", path.display()).into());
+            }
+            text = text.replacen(from, to, 1);
+        }
+        Ok(fs::write(path, text)?)
     }
 
     fn at(&self, name: &str) -> String {
         self.place.join(name).display().to_string()
     }
 
+    /// The program with a recipe.
+    fn ours(&self, recipe: &str) -> String {
+        format!("{} --root {}", self.assemble, self.at(recipe))
+    }
+
     /// The layer with the distributions as peers want it: as a folder, and as a tar.
     fn unpack(&self) -> Result<()> {
+        let mut gzip = flate2::read::GzDecoder::new(fs::File::open(self.layer()?)?);
+        std::io::copy(&mut gzip, &mut fs::File::create(self.place.join("tree.tar"))?)?;
+        let mut tar = tar::Archive::new(fs::File::open(self.place.join("tree.tar"))?);
+        Ok(tar.unpack(self.place.join("tree"))?)
+    }
+
+    fn layer(&self) -> Result<PathBuf> {
         let layout = self.place.join("layout");
         let blob = |descriptor: &Value| {
             let digest = descriptor["digest"].as_str().unwrap_or_default();
@@ -176,56 +259,160 @@ impl Scene {
         let layers = manifest["layers"].as_array().ok_or("no layers")?;
         // The entrypoint lies on top of it.
         let layer = layers.len().checked_sub(2).and_then(|n| layers.get(n)).ok_or("no layer")?;
-        let mut gzip = flate2::read::GzDecoder::new(fs::File::open(blob(layer))?);
-        std::io::copy(&mut gzip, &mut fs::File::create(self.place.join("tree.tar"))?)?;
-        let mut tar = tar::Archive::new(fs::File::open(self.place.join("tree.tar"))?);
-        Ok(tar.unpack(self.place.join("tree"))?)
+        Ok(blob(layer))
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Result<Vec<Case>> {
         let at = |name: &str| self.at(name);
-        let assemble = &self.assemble;
-        let ours = |command: String, before: String| Contender {
-            name: "assemble",
-            command,
-            before,
-            runs: Vec::new(),
+        let ours = self.ours("project");
+        let keyed = at("cache/keyed");
+        let forget = format!("cd {keyed} && rm -rf layers distributions parts");
+        let restore = format!("rm -rf {keyed} && cp -r {keyed}.kept {keyed}");
+        let make = |name, cell: &str, flags: &str, before: &str| {
+            contender(name, format!("{ours} {cell} {flags} -o {}", at("out.tar")), before)
         };
-        let forget = format!("cd {} && rm -rf layers distributions parts", at("cache/keyed"));
-        let restore = format!("rm -rf {0} && cp -r {0}.kept {0}", at("cache/keyed"));
-        let nothing = || "true".to_owned();
-        let out = at("out.tar");
-        vec![
+        let bound =
+            format!("{} {} {}", std::env::current_exe()?.display(), measure::BOUND, at("tree.tar"));
+        let nothing = "true";
+        Ok(vec![
             Case {
                 name: "repeat → archive",
-                contenders: [ours(format!("{assemble} {CELL} -o {out}"), nothing())]
-                    .into_iter()
-                    .chain(self.copying())
-                    .chain(self.building())
-                    .collect(),
+                contenders: [
+                    make("assemble", CELL, "--no-check", nothing),
+                    make("assemble, checked", CELL, "", nothing),
+                ]
+                .into_iter()
+                .chain(self.copying())
+                .chain(self.building())
+                .collect(),
+                targets: vec![
+                    Target::Times("assemble, checked", "crane", 1.0 / 20.0),
+                    Target::Times("assemble, checked", "umoci", 1.0 / 8.0),
+                    Target::Times("assemble, checked", "cp", 2.0),
+                ],
             },
             Case {
-                name: "new cell, most wheels known",
-                contenders: [ours(format!("{assemble} {OTHER} -o {out}"), restore)]
-                    .into_iter()
-                    .chain(self.building())
-                    .collect(),
+                name: "new cell, 90 % of its wheels known",
+                contenders: [
+                    make("assemble", OTHER, "--no-check", &restore),
+                    make("assemble, checked", OTHER, "", &restore),
+                ]
+                .into_iter()
+                .chain(self.building())
+                .collect(),
+                targets: vec![
+                    Target::Times("assemble", "crane", 1.0 / 5.0),
+                    Target::Times("assemble", "umoci", 1.0 / 2.0),
+                ],
             },
             Case {
                 name: "first assembly, wheels cached",
-                contenders: [ours(format!("{assemble} {CELL} -o {out}"), forget)]
-                    .into_iter()
-                    .chain(self.building())
-                    .collect(),
+                contenders: [
+                    make("assemble", CELL, "--no-check", &forget),
+                    contender("bound", bound, nothing),
+                ]
+                .into_iter()
+                .chain(self.building())
+                .collect(),
+                targets: vec![
+                    Target::Times("assemble", "crane", 1.0),
+                    Target::Times("assemble", "bound", 1.3),
+                ],
             },
             Case {
                 name: "lock, metadata cached",
-                contenders: [ours(format!("{assemble} lock {CELL}"), nothing())]
+                contenders: [
+                    contender("assemble", format!("{ours} lock {CELL}"), nothing),
+                    contender(
+                        "assemble, offline",
+                        format!("{ours} --offline lock {CELL}"),
+                        nothing,
+                    ),
+                ]
+                .into_iter()
+                .chain(self.resolving())
+                .collect(),
+                targets: vec![
+                    Target::Times("assemble", "uv", 0.5),
+                    Target::Times("assemble, offline", "uv, offline", 0.5),
+                ],
+            },
+        ])
+    }
+
+    /// Registries, many cells, large layers.
+    fn further_cases(&self) -> Vec<Case> {
+        let nothing = "true";
+        let forget = format!("cd {} && rm -rf layers distributions parts", self.at("cache/keyed"));
+        vec![
+            Case {
+                name: "push, nothing new",
+                contenders: [contender("assemble", self.push(), nothing)]
                     .into_iter()
-                    .chain(self.resolving())
+                    .chain(self.asking())
                     .collect(),
+                targets: vec![Target::Over("assemble", "curl", 30.0)],
+            },
+            Case {
+                name: "50 cells, warm",
+                contenders: vec![contender(
+                    "assemble",
+                    format!("{} -o {}", self.ours("many"), self.at("cells")),
+                    nothing,
+                )],
+                targets: Vec::new(),
+            },
+            Case {
+                name: "layer of 1 GiB",
+                contenders: vec![contender(
+                    "assemble",
+                    format!("{} {CELL} --no-check -o {}", self.ours("large"), self.at("large.tar")),
+                    &forget,
+                )],
+                targets: Vec::new(),
             },
         ]
+    }
+
+    fn push(&self) -> String {
+        format!("{} {CELL} --no-check --push", self.ours("pushed"))
+    }
+
+    /// What the registry takes to say what a tag names.
+    fn asking(&self) -> Vec<Contender> {
+        let tag = CELL.replace('/', "-");
+        let command = format!("curl -sfI http://{}/v2/locust/manifests/{tag}", self.registry);
+        peers(vec![("curl", command, "true".to_owned())])
+    }
+
+    /// Requests of a push that finds everything there.
+    fn requests(&self, registry: &FakeRegistry) -> Result<String> {
+        registry.clear_log();
+        shell(&self.push())?;
+        let lines = registry.lines();
+        let tags = lines.iter().filter(|line| line.contains("/v2/locust/manifests/")).count();
+        Ok(format!("A push of nothing new: {} requests, {tags} of them for tags.", lines.len()))
+    }
+
+    fn sizes(&self) -> Result<String> {
+        let ours = fs::metadata(self.layer()?)?.len();
+        let gzip = Command::new("gzip").args(["-6", "-c", &self.at("tree.tar")]).output()?;
+        Ok(format!("The layer has {ours} bytes; gzip -6 makes {} of its tar.", gzip.stdout.len()))
+    }
+
+    /// What a cell of many costs beside one alone.
+    fn cells(cases: &[Case]) -> String {
+        let wall = |name: &str| {
+            let case = cases.iter().find(|case| case.name.starts_with(name));
+            case.map_or(0.0, |case| {
+                let last = case.contenders.iter().rfind(|one| one.name.starts_with("assemble"));
+                last.map_or(0.0, |one| report::milliseconds(one.median().wall))
+            })
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+        let each = wall("50 cells") / CELLS as f64;
+        let alone = wall("repeat");
+        format!("{CELLS} cells take {each:.1} ms each, one alone {alone:.1} ms.")
     }
 
     /// What only moves bytes.
@@ -247,7 +434,20 @@ impl Scene {
     fn building(&self) -> Vec<Contender> {
         let (layout, work) = (self.at("layout"), self.at("umoci"));
         let tag = CELL.replace('/', "-");
-        peers(vec![
+        let (containers, script) = (self.at("containers"), self.at("buildah.sh"));
+        let buildah = format!("buildah --root {containers} --runroot {containers}.run");
+        let buildah = format!("{buildah} --storage-driver vfs");
+        let text = format!(
+            "set -e\nc=$({buildah} from scratch)\n{buildah} copy -q $c {tree} /\n\
+             {buildah} commit -q $c oci-archive:{archive}\n{buildah} rm $c\n",
+            tree = self.at("tree"),
+            archive = self.at("buildah.tar"),
+        );
+        let written = format!(
+            "rm -rf {containers} {containers}.run {} && printf '%s' '{text}' > {script}",
+            self.at("buildah.tar")
+        );
+        let mut all = vec![
             (
                 "crane",
                 format!(
@@ -262,32 +462,44 @@ impl Scene {
                 format!("umoci insert --image {work}:{tag} --tag new {}/usr /usr", self.at("tree")),
                 format!("rm -rf {work} && cp -r {layout} {work}"),
             ),
-        ])
+        ];
+        // Not every machine lets it unshare.
+        if shell(&format!("{written} && sh {script}")).is_ok() {
+            all.push(("buildah", format!("sh {script}"), written));
+        }
+        peers(all)
     }
 
     fn resolving(&self) -> Vec<Contender> {
-        let requirements = self.at("requirements.in");
+        let (from, to) = (self.at("requirements.in"), self.at("requirements.txt"));
         let version = CELL.split('/').next().unwrap_or_default();
-        peers(vec![(
-            "uv",
+        let command = |flag: &str| {
             format!(
-                "uv pip compile -q --python-version 3.13 --python-platform x86_64-unknown-linux-musl \
-                 {requirements} -o {}",
-                self.at("requirements.txt")
-            ),
-            format!(
-                "echo locust=={version} > {requirements} && rm -f {}",
-                self.at("requirements.txt")
-            ),
-        )])
+                "uv pip compile -q {flag} --python-version 3.13 \
+                 --python-platform x86_64-unknown-linux-musl --cache-dir {} {from} -o {to}",
+                self.at("uv")
+            )
+        };
+        let before = format!("echo locust=={version} > {from} && rm -f {to}");
+        peers(vec![
+            ("uv", command(""), before.clone()),
+            ("uv, offline", command("--offline"), before),
+        ])
     }
+}
+
+fn contender(name: &'static str, command: String, before: &str) -> Contender {
+    Contender { name, command, before: before.to_owned(), runs: Vec::new(), peak: 0 }
 }
 
 /// Those whose program is on `PATH`.
 fn peers(all: Vec<(&'static str, String, String)>) -> Vec<Contender> {
     all.into_iter()
-        .filter(|(name, ..)| shell(&format!("command -v {name}")).is_ok())
-        .map(|(name, command, before)| Contender { name, command, before, runs: Vec::new() })
+        .filter(|(_, command, _)| {
+            let program = command.split(' ').next().unwrap_or_default();
+            shell(&format!("command -v {program}")).is_ok()
+        })
+        .map(|(name, command, before)| contender(name, command, &before))
         .collect()
 }
 
@@ -299,101 +511,10 @@ fn shell(command: &str) -> Result<()> {
     Err(format!("{command}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// Runs the command from a small process of its own.
-fn measure(command: &str) -> Result<Run> {
-    let output = Command::new(std::env::current_exe()?)
-        .args([MEASURE, command])
-        .stdin(Stdio::null())
-        .output()?;
-    let text = String::from_utf8(output.stdout)?;
-    let mut words = text.split_whitespace();
-    match (words.next().and_then(|w| w.parse().ok()), words.next().and_then(|w| w.parse().ok())) {
-        (Some(nanoseconds), Some(peak)) => {
-            Ok(Run { wall: Duration::from_nanos(nanoseconds), peak })
-        }
-        _ => Err(format!("{command}: {text}").into()),
-    }
-}
-
-fn measure_one(command: &str) -> Result<()> {
-    let mut words = command.split_whitespace();
-    let program = words.next().ok_or("no command")?;
-    let begin = Instant::now();
-    let output = Command::new(program).args(words).stdout(Stdio::null()).output()?;
-    let wall = begin.elapsed();
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into());
-    }
-    println!("{} {}", wall.as_nanos(), getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss());
-    Ok(())
-}
-
-impl Contender {
-    fn median(&self) -> Run {
-        let mut walls: Vec<_> = self.runs.iter().map(|run| run.wall).collect();
-        let mut peaks: Vec<_> = self.runs.iter().map(|run| run.peak).collect();
-        walls.sort();
-        peaks.sort_unstable();
-        Run { wall: walls[walls.len() / 2], peak: peaks[peaks.len() / 2] }
-    }
-
-    fn fastest(&self) -> Duration {
-        self.runs.iter().map(|run| run.wall).min().unwrap_or_default()
-    }
-}
-
-/// Processor and programs. Writing to a `String` cannot fail.
-fn machine() -> String {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut text = format!("{cores} × {}", model.map_or("?", |(_, name)| name));
-    for (name, flag) in [
-        ("cp", "--version"),
-        ("umoci", "--version"),
-        ("skopeo", "--version"),
-        ("crane", "version"),
-        ("uv", "--version"),
-    ] {
-        if let Ok(output) = Command::new(name).arg(flag).output() {
-            let version = String::from_utf8_lossy(&output.stdout).into_owned();
-            let version = version.lines().next().unwrap_or_default();
-            let version = version.split(' ').next_back().unwrap_or_default();
-            let _never = write!(text, ", {name} {version}");
-        }
-    }
-    text
-}
-
-/// Markdown.
-fn table(cases: &[Case], machine: &str) -> String {
-    let mut text = format!("{machine}; medians of {RUNS} runs in turn\n\n");
-    text += "| case | program | ms | fastest, ms | assemble takes | peak MiB |\n";
-    text += "| --- | --- | ---: | ---: | ---: | ---: |\n";
-    for case in cases {
-        let ours = case.contenders[0].median().wall.as_secs_f64();
-        for contender in &case.contenders {
-            let Run { wall, peak } = contender.median();
-            let ratio = ours / wall.as_secs_f64();
-            #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-            let peak = peak as f64 / 1024.0;
-            let _never = writeln!(
-                text,
-                "| {} | {} | {:.1} | {:.1} | {ratio:.2} × | {peak:.0} |",
-                case.name,
-                contender.name,
-                wall.as_secs_f64() * 1e3,
-                contender.fastest().as_secs_f64() * 1e3,
-            );
-        }
-    }
-    text
-}
-
 fn bars(cases: &[Case]) -> Vec<plot::Group> {
     let bar = |contender: &Contender| plot::Bar {
         name: contender.name,
-        milliseconds: contender.median().wall.as_secs_f64() * 1e3,
+        milliseconds: report::milliseconds(contender.median().wall),
     };
     cases
         .iter()

@@ -13,7 +13,7 @@ pub(crate) struct Group {
 }
 
 const WIDTH: f64 = 760.0;
-const LEFT: f64 = 90.0;
+const LEFT: f64 = 120.0;
 const RIGHT: f64 = 80.0;
 const ROW: f64 = 18.0;
 const TITLE: f64 = 26.0;
@@ -39,7 +39,7 @@ pub(crate) fn svg(groups: &[Group], caption: &str) -> String {
         );
         y += TITLE;
         for bar in &group.bars {
-            let colour = if bar.name == "assemble" { "#c8552b" } else { "#8a94a3" };
+            let colour = if bar.name.starts_with("assemble") { "#c8552b" } else { "#8a94a3" };
             let (from, to, text) = (LEFT, x(bar.milliseconds), y + 12.0);
             let _never = writeln!(
                 body,
