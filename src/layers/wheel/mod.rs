@@ -208,7 +208,7 @@ fn lay_out_files(
     })
 }
 
-/// The native files of the wheel, by name. All of it is checked as for installing it.
+/// The native files of the wheel in this file, by name. All of it is checked as for installing it.
 ///
 /// # Errors
 /// The wheel is hostile, broken, or not the distribution that `wheel` says.
@@ -218,12 +218,11 @@ pub(super) fn native_files(
 ) -> Result<BTreeMap<String, Bytes>, WheelProblem> {
     let members = members::read(file)?;
     DistInfo::read(wheel, &members)?;
-    members
-        .into_iter()
-        .filter(|(_, member)| member.content.starts_with(ELF))
-        .map(|(name, member)| {
-            let bytes = member.content.read();
-            Ok((name, bytes.map_err(|error| WheelProblem::Archive(error.into()))?))
+    let native = members.into_iter().filter(|(_, member)| member.content.starts_with(ELF));
+    native
+        .map(|(name, member)| match member.content.read() {
+            Ok(bytes) => Ok((name, bytes)),
+            Err(source) => Err(WheelProblem::Unpack { name, source }),
         })
         .collect()
 }
