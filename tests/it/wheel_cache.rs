@@ -16,7 +16,8 @@ use crate::support::registry::{Action, FakeRegistry, Fault, Habits};
 use crate::support::tool;
 use crate::support::tools::{DockerRegistry, http, succeed};
 
-const FILE: &str = "source-1.0-cp313-cp313-linux_x86_64.whl";
+/// It holds no compiled code, whatever its backend calls it.
+const FILE: &str = "source-1.0-cp313-none-any.whl";
 
 /// A backend that makes a small wheel which says that it was made for this machine.
 const BACKEND: &str = r#"

@@ -43,7 +43,7 @@ pub use toolchain::Toolchain;
 /// The frontend, run by the base's Python.
 const DRIVER: &str = include_str!("build_wheel.py");
 /// Changes when the same inputs would be built differently.
-const FORMAT: &str = "sdist 1";
+const FORMAT: &str = "sdist 2";
 /// gevent's bundled libraries take three minutes with a cold compiler; twenty is a hang.
 const TIME_LIMIT: Duration = Duration::from_mins(20);
 /// Compilers are talkative.
@@ -383,8 +383,13 @@ fn take(
     }
     let mut bytes = Vec::new();
     folder.open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(disk)?;
-    let has_extension = has_extension(&bytes)
-        .map_err(|source| Error::Damaged { file_name: file_name.clone(), source })?;
+    let damaged = |source| Error::Damaged { file_name: file_name.clone(), source };
+    let has_extension = has_extension(&bytes).map_err(damaged)?;
+    let (bytes, file_name) = if has_extension {
+        (bytes, file_name)
+    } else {
+        twin::plain(bytes, &file_name).map_err(damaged)?
+    };
     let record = Record {
         wheel: store.put(&bytes)?,
         file_name,

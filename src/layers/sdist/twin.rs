@@ -34,17 +34,23 @@ pub(in crate::layers) fn for_any(
             platform: platforms.1.clone(),
         });
     }
+    let (plain, file_name) = plain(bytes, &file_name).map_err(damaged)?;
+    Ok((store.put(&plain)?, file_name))
+}
+
+/// A wheel without compiled code, as every machine would build it: its name and its `Tag` say any
+/// platform, so that the same cell is the same image wherever it is made.
+pub(super) fn plain(wheel: Vec<u8>, file_name: &str) -> io::Result<(Vec<u8>, String)> {
     let parts: Vec<&str> = file_name.trim_end_matches(".whl").split('-').collect();
     let ([name, version, .., tag_python, _, platform], true) = (&parts[..], parts.len() >= 5)
     else {
-        return Err(damaged(io::Error::other("its name is no wheel's")));
+        return Err(io::Error::other("its name is no wheel's"));
     };
     if *platform == "any" {
-        return Ok((digest, file_name));
+        return Ok((wheel, file_name.to_owned()));
     }
     let tag = format!("{tag_python}-none-any");
-    let retagged = retag(&bytes, &tag).map_err(damaged)?;
-    Ok((store.put(&retagged)?, format!("{name}-{version}-{tag}.whl")))
+    Ok((retag(&wheel, &tag)?, format!("{name}-{version}-{tag}.whl")))
 }
 
 /// The wheel with that one `Tag` in WHEEL, and RECORD knowing it. The same bytes for the same wheel.
