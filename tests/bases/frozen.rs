@@ -23,6 +23,9 @@ use super::{Architecture, BaseSpec, Because as _, Error, Result, debian, libress
 /// The version of the interpreter.
 pub(crate) const VERSION: &str = "3.7.17";
 
+/// What the interpreter's file is called: the name that it has where it is shared.
+const INTERPRETER: &str = "libpython3.7m.so.1.0";
+
 /// Debian's release with a `PyPy` that speaks 3.7.
 const SUITE: &str = "bullseye";
 
@@ -126,7 +129,7 @@ pub(crate) fn layer(spec: &BaseSpec, parts: &Parts, system: &Rootfs) -> Result<R
     for (path, bytes) in wheels::members(&parts.freezer, |path| path.starts_with(bases))? {
         match path.trim_start_matches(bases).split_once('/') {
             None if path.contains("/console-cpython-37m-") => {
-                rootfs.program("usr/local/lib/libpython3.7m.so.1.0", bytes);
+                rootfs.program(&format!("usr/local/lib/{INTERPRETER}"), bytes);
             }
             Some(("lib", name)) if LIBRARIES.iter().any(|library| name.starts_with(library)) => {
                 rootfs.program(&format!("usr/local/lib/{name}"), bytes);
@@ -141,11 +144,18 @@ pub(crate) fn layer(spec: &BaseSpec, parts: &Parts, system: &Rootfs) -> Result<R
     let folder = tempfile::TempDir::new().because(doing)?;
     let build = Build { folder: folder.path(), python: spec.python };
     system.unpack(&build.place("system"))?;
-    let program = build.place("python3.7");
     build.file("python37.c", include_bytes!("python37.c"))?;
-    let mut compile = Command::new(libressl::COMPILER);
-    compile.args(["-O2", "-s", "-o"]).arg(&program).arg(build.place("python37.c"));
-    cpython::run("compile what starts Python 3.7", &mut compile)?;
+    let compile = |arguments: &[&str]| {
+        let mut command = Command::new(libressl::COMPILER);
+        command.current_dir(folder.path()).args(["-O2", "-s"]).args(arguments).arg("python37.c");
+        cpython::run("compile what starts Python 3.7", &mut command)
+    };
+    let soname = format!("-Wl,-soname,{INTERPRETER}");
+    compile(&["-DSTUB", "-shared", "-fPIC", &soname, "-o", "stub.so"])?;
+    // As a program it copies what the C library exports, `stdout` say; as a library it would find its own
+    // copies first if it stood before that one.
+    compile(&["-o", "python3.7", "-Wl,--no-as-needed", "-lc", "stub.so"])?;
+    let program = build.place("python3.7");
     rootfs.program("usr/local/bin/python3.7", fs_err::read(&program).because(doing)?);
     rootfs.link("usr/local/bin/python3", "python3.7");
     rootfs.unpack(&build.place("installed"))?;
