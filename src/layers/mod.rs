@@ -12,6 +12,7 @@ use crate::store::Store;
 
 pub mod archive;
 pub mod build;
+mod built;
 pub mod bytecode;
 pub mod content;
 pub mod error;
@@ -27,7 +28,8 @@ pub mod tree;
 pub mod wheel;
 
 pub use archive::{Segment, write};
-pub use build::{Built, Made, build};
+pub use build::{Made, build};
+pub use built::Built;
 pub use bytecode::Modules;
 pub use content::Content;
 pub use error::Error;
