@@ -104,29 +104,29 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
                 .doing(|| "understand the command line".into());
         }
     }
-    match command {
-        Some(Command::Login(flags)) => {
-            return login::login(flags, shared, &environment, &**terminal).await;
-        }
-        Some(Command::Logout(flags)) => {
-            return login::logout(flags, &environment, &**terminal).await;
-        }
-        _ => {}
-    }
-    let mut world = convert::world(shared, &environment, terminal.clone())?;
-    let recipe = Recipe::open(&shared.root).doing(|| "read the recipe".into())?;
-    let settings = &recipe.matrix.settings;
-    world.wheel_cache = network::wheel_cache(shared, &environment, settings, &world.registry)?;
+    // Logging in needs neither.
+    let open = || -> Result<(World, Recipe)> {
+        let mut world = convert::world(shared, &environment, terminal.clone())?;
+        let recipe = Recipe::open(&shared.root).doing(|| "read the recipe".into())?;
+        let settings = &recipe.matrix.settings;
+        world.wheel_cache = network::wheel_cache(shared, &environment, settings, &world.registry)?;
+        Ok((world, recipe))
+    };
     match command {
         None => {
+            let (world, recipe) = open()?;
             let requests = convert::requests(&recipe, assemble, &environment)?;
             assemble_cells(requests, assemble, shared, &world, terminal).await
         }
+        Some(Command::Login(flags)) => login::login(flags, shared, &environment, &**terminal).await,
+        Some(Command::Logout(flags)) => login::logout(flags, &environment, &**terminal).await,
         Some(Command::Index(flags)) => {
+            let (world, recipe) = open()?;
             let requests = convert::index_requests(&recipe, &flags.assemble, &environment)?;
             assemble_cells(requests, &flags.assemble, shared, &world, terminal).await
         }
         Some(Command::Plan(flags)) => {
+            let (world, recipe) = open()?;
             let requests = convert::requests(&recipe, &flags.assemble, &environment)?;
             let mut plans = Vec::new();
             for (_cell, request) in requests {
@@ -134,21 +134,28 @@ async fn command(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> 
             }
             print(shared, &plans, |plans| plans.iter().map(report::plan).collect())
         }
-        Some(Command::Lock(flags)) => lock_cells(recipe, flags, shared, world, terminal).await,
+        Some(Command::Lock(flags)) => {
+            let (world, recipe) = open()?;
+            lock_cells(recipe, flags, shared, world, terminal).await
+        }
         Some(Command::New(flags)) => {
+            let (world, recipe) = open()?;
             let locked = [new_cell(&recipe, flags, &world).await?];
             print(shared, &Locks { locks: &locked, failed: Vec::new() }, |_| String::new())
         }
-        Some(Command::Matrix(flags)) => matrix::run(&recipe, flags, shared, &world).await,
+        Some(Command::Matrix(flags)) => {
+            let (world, recipe) = open()?;
+            matrix::run(&recipe, flags, shared, &world).await
+        }
         Some(Command::Size(flags)) => {
+            let (world, recipe) = open()?;
             Box::pin(size::run(&recipe, flags, shared, &environment, &world)).await
         }
         Some(Command::Check(flags)) => {
+            let (world, recipe) = open()?;
             let checked = check::run(&recipe, flags, &environment, &world).await?;
             print(shared, &checked, |checked| checked.iter().map(report::checked).collect())
         }
-        // They need neither recipe nor cache, and were done above.
-        Some(Command::Login(_) | Command::Logout(_)) => Ok(()),
     }
 }
 
