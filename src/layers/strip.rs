@@ -7,7 +7,7 @@
 //! - A section goes if no segment holds it and it is a symbol table, its strings, or debug information.
 //! - Its header becomes `SHT_NULL`, "inactive" (gABI, *Sections*): no section gets another number,
 //!   so nothing that names sections by number has to change.
-//! - What remains places up by whole pages, so that every segment's offset stays congruent to its
+//! - What remains moves up by whole pages, so that every segment's offset stays congruent to its
 //!   address (gABI, *Program Header*, `p_align`).
 
 use object::Endianness;

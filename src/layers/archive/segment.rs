@@ -3,7 +3,8 @@
 //! A segment is raw deflate (RFC 1951) that refers to nothing before it and ends on a byte boundary,
 //! as a full flush leaves it. So segments that were made by other runs, or at the same time by other
 //! threads, can be put behind each other: see [`super::gzip`]. A part's tar is cut every [`CUT`]
-//! bytes, whatever lies there, so that a large distribution keeps all processors busy. What is cut where depends on the part alone.
+//! bytes, whatever lies there, so that a large distribution keeps all processors busy. What is cut
+//! where depends on the part alone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
