@@ -22,7 +22,7 @@ use crate::recipe::lock::{BasePin, Inputs, Lock};
 use crate::request::{Check, Destination, Request};
 use crate::resolve::{self, Question};
 use crate::size;
-use crate::world::{Work, World, host_platform};
+use crate::world::{Work, World, host_platform, on_thread};
 
 /// What became of one cell.
 #[derive(Clone, Debug, Serialize)]
@@ -218,8 +218,7 @@ pub async fn check_file(path: &Path, world: &World) -> Result<Vec<Checked>> {
     let name = path.display().to_string();
     let doing = || format!("check {name}");
     let (store, file) = (world.store.clone(), path.to_owned());
-    let imported = tokio::task::spawn_blocking(move || destination::import(&file, &store));
-    let valid = imported.await.map_err(destination::Error::Thread).doing(doing)?.doing(doing)?;
+    let valid = on_thread(move || destination::import(&file, &store)).await.doing(doing)?;
     let mut checked = Vec::new();
     for image in &valid.images {
         let subject = Subject::of_store(&image.digest, &world.store).doing(doing)?;
@@ -293,13 +292,9 @@ pub async fn weigh(request: &Request, platform: &Platform, world: &World) -> Res
     let made = layers::build(&plan, request, &base, world).await.doing(doing)?;
     base::fetch_layers(&base, world).await.doing(doing)?;
     let store = world.store.clone();
-    let weighed = tokio::task::spawn_blocking(move || {
-        size::weigh(&plan, &base, &made.layers, &made.installed, &store)
-    });
-    match weighed.await {
-        Ok(report) => report.doing(doing),
-        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-    }
+    on_thread(move || size::weigh(&plan, &base, &made.layers, &made.installed, &store))
+        .await
+        .doing(doing)
 }
 
 async fn stand_on(request: &Request, platform: &Platform, world: &World) -> Result<Base> {

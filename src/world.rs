@@ -41,6 +41,16 @@ pub fn host_platform() -> Platform {
     Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant }
 }
 
+/// Runs work that keeps a processor or a disk busy, away from the threads that wait for servers, and
+/// returns what it returns. A panic of it goes on in the caller.
+pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // Nobody gives such work up, so that is all that can have happened.
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
 /// What a run tells the person while it works. Only `cli` prints; rooms report.
 pub trait Progress: Send + Sync + std::fmt::Debug {
     /// A step begins or ends: `fetching gevent-26.9.0-….whl`.

@@ -16,7 +16,7 @@ use crate::oci::{
 };
 use crate::registry::{self, StoredManifest};
 use crate::store::{self, BlobWriter};
-use crate::world::World;
+use crate::world::{World, on_thread};
 
 pub mod error;
 pub mod rootfs;
@@ -161,7 +161,7 @@ pub async fn fetch(
 pub async fn rootfs(base: &Base, world: &World) -> Result<PathBuf, Error> {
     let _turn = world.store.turn("rootfs", &rootfs::key(&base.diff_ids)).await;
     let (diff_ids, store) = (base.diff_ids.clone(), world.store.clone());
-    if let Some(there) = off_the_async_threads(move || rootfs::unpacked(&diff_ids, &store)).await? {
+    if let Some(there) = on_thread(move || rootfs::unpacked(&diff_ids, &store)).await? {
         return Ok(there);
     }
     // Unpacking a damaged one would fail only after much work.
@@ -172,14 +172,7 @@ pub async fn rootfs(base: &Base, world: &World) -> Result<PathBuf, Error> {
     let layers: Vec<_> =
         base.manifest.layers().iter().cloned().zip(base.diff_ids.iter().copied()).collect();
     let store = world.store.clone();
-    Ok(off_the_async_threads(move || rootfs::unpack(&layers, &store)).await?)
-}
-
-async fn off_the_async_threads<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-    }
+    Ok(on_thread(move || rootfs::unpack(&layers, &store)).await?)
 }
 
 /// Fetches one layer of the base into the store, unless it seems to be there: whoever reads it

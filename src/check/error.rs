@@ -58,9 +58,6 @@ pub enum Error {
     /// The disk said no.
     #[error("a folder for the check cannot be made")]
     Disk(#[source] io::Error),
-    /// A working thread was stopped.
-    #[error("stopped")]
-    Cancelled,
 }
 
 impl Failure for Error {
@@ -74,7 +71,7 @@ impl Failure for Error {
             Self::Digest(_) | Self::Document { .. } => Kind::Integrity,
             Self::Sandbox { source, .. } => source.kind(),
             Self::DoesNotStart { .. } => Kind::Unsatisfiable,
-            Self::Disk(_) | Self::Cancelled => Kind::Unexpected,
+            Self::Disk(_) => Kind::Unexpected,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::image::Image;
 use crate::oci::{Descriptor, Digest, ImageManifest};
 use crate::sandbox::{self, Job, Tier};
 use crate::store::{self, Store};
-use crate::world::World;
+use crate::world::{World, on_thread};
 
 pub mod error;
 
@@ -166,8 +166,7 @@ fn stored(digest: &Digest, store: &Store) -> Result<Vec<u8>, Error> {
 }
 
 /// Unpacks the image and runs `command` in it, with the image's own environment; it must end with 0.
-/// An image for another machine is run only if
-/// this one has an emulator registered.
+/// An image for another machine is run only if this one has an emulator registered.
 ///
 /// # Errors
 /// It does not start, or cannot be unpacked.
@@ -180,14 +179,7 @@ pub async fn start(subject: &Subject, command: &[String], world: &World) -> Resu
         return Ok(Start::Ran { command, tier, refusal, said, from_cache: true });
     }
     let (layers, store) = (subject.layers.clone(), world.store.clone());
-    let unpacked = tokio::task::spawn_blocking(move || rootfs::unpack_once(&layers, &store));
-    let unpacked = match unpacked.await {
-        Ok(result) => result?,
-        Err(failed) => match failed.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => return Err(Error::Cancelled),
-        },
-    };
+    let unpacked = on_thread(move || rootfs::unpack_once(&layers, &store)).await?;
     let work = world.store.temporary_directory()?;
     let job = Job {
         rootfs: unpacked.path().to_path_buf(),

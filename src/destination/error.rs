@@ -72,9 +72,6 @@ pub enum Error {
     /// A push failed.
     #[error(transparent)]
     Registry(#[from] super::registry::Error),
-    /// The writing thread was stopped.
-    #[error("writing was stopped")]
-    Thread(#[source] tokio::task::JoinError),
     /// A JSON document could not be written.
     #[error("an index cannot be written")]
     Json(#[from] serde_json::Error),
@@ -97,11 +94,9 @@ impl Error {
 impl Failure for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Write { .. }
-            | Self::Read { .. }
-            | Self::Absent(_)
-            | Self::Json(_)
-            | Self::Thread(_) => Kind::Unexpected,
+            Self::Write { .. } | Self::Read { .. } | Self::Absent(_) | Self::Json(_) => {
+                Kind::Unexpected
+            }
             Self::Damaged { .. } | Self::Malformed { .. } => Kind::Integrity,
             Self::NotALayout(_) | Self::Untagged(_) | Self::Platforms(_) => Kind::Usage,
             Self::Registry(error) => error.kind(),

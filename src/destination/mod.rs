@@ -21,7 +21,7 @@ use crate::oci::digest::DigestWriter;
 use crate::oci::{Descriptor, Digest, Reference, descriptor_digest, media_type};
 use crate::request::Destination;
 use crate::store::Store;
-use crate::world::{Work, World};
+use crate::world::{Work, World, on_thread};
 
 pub mod archive;
 pub mod error;
@@ -73,7 +73,7 @@ pub async fn write(
                         path.display()
                     ));
                 }
-                let done = tokio::task::spawn_blocking(move || {
+                let writing = on_thread(move || {
                     if is_archive {
                         let image = archive::only_image(&artifact)?;
                         archive::write(image, &names, &store, &path, parallel)
@@ -81,8 +81,7 @@ pub async fn write(
                         layout::write(&artifact, &names, &store, &path, parallel)
                     }
                 });
-                let done =
-                    Work::Write.time(&*world.progress, done).await.map_err(Error::Thread)??;
+                let done = Work::Write.time(&*world.progress, writing).await?;
                 written.push(format!("{} ({} bytes)", done.path.display(), done.bytes));
             }
         }

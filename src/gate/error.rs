@@ -68,9 +68,6 @@ pub enum Error {
         /// Sorted by owner and path; at least one.
         findings: Vec<Finding>,
     },
-    /// A working thread was stopped.
-    #[error("stopped")]
-    Cancelled,
 }
 
 /// One file and what is wrong with it.
@@ -126,7 +123,7 @@ impl Failure for Error {
             Self::Store(error) => error.kind(),
             Self::Base(error) => error.kind(),
             Self::Target(error) => error.kind(),
-            Self::Absent(_) | Self::Cancelled => Kind::Unexpected,
+            Self::Absent(_) => Kind::Unexpected,
             // The files are what the lock says; they are for another system.
             Self::Refused { .. } | Self::Unmet { .. } => Kind::Unsatisfiable,
             Self::Digest(_) | Self::Layer { .. } | Self::OtherOs { .. } | Self::Untrue { .. } => {

@@ -94,17 +94,17 @@ pub struct StoredLayer {
 }
 
 impl Inventory {
-    /// Reads layers, bottom first; `None` if one was never read and is not in the store. It blocks.
+    /// Reads layers, bottom first. It blocks.
     ///
     /// # Errors
-    /// A layer is no tar, or the disk said no.
-    pub fn of(layers: &[StoredLayer], store: &Store) -> Result<Option<Self>, Error> {
+    /// [`Error::Absent`] names a layer that was never read and is not in the store; or a layer is no
+    /// tar, or the disk said no.
+    pub fn of(layers: &[StoredLayer], store: &Store) -> Result<Self, Error> {
         let mut inventory = Self::default();
         for layer in layers {
-            let Some(layer) = read_layer(layer, store)? else { return Ok(None) };
-            inventory.apply(layer);
+            inventory.apply(read_layer(layer, store)?);
         }
-        Ok(Some(inventory))
+        Ok(inventory)
     }
 
     /// This one's nodes over those of `below`. Layers of ours have no whiteouts.
@@ -233,14 +233,14 @@ fn parts(path: &str) -> impl DoubleEndedIterator<Item = &str> {
     path.split('/').filter(|part| !part.is_empty())
 }
 
-fn read_layer(layer: &StoredLayer, store: &Store) -> Result<Option<Layer>, Error> {
+fn read_layer(layer: &StoredLayer, store: &Store) -> Result<Layer, Error> {
     if let Some(record) = store.record(RECORDS, &layer.diff_id)?
         && let Ok(known) = serde_json::from_slice(&record)
     {
-        return Ok(Some(known));
+        return Ok(known);
     }
     if !store.verify(&layer.digest)? {
-        return Ok(None);
+        return Err(Error::Absent(layer.digest));
     }
     let unreadable = |source| Error::Layer { layer: layer.digest, source };
     let blob = fs::File::open(store.blob_path(&layer.digest)).map_err(unreadable)?;
@@ -248,7 +248,7 @@ fn read_layer(layer: &StoredLayer, store: &Store) -> Result<Option<Layer>, Error
     let read = read_tar(tar).map_err(unreadable)?;
     let record = serde_json::to_vec(&read).map_err(|error| unreadable(error.into()))?;
     store.put_record(RECORDS, &layer.diff_id, &record)?;
-    Ok(Some(read))
+    Ok(read)
 }
 
 fn read_tar(tar: impl Read) -> io::Result<Layer> {
@@ -414,12 +414,12 @@ mod tests {
                 StoredLayer { digest, diff_id: digest }
             })
             .collect();
-        let found = Inventory::of(&layers, &store).unwrap().unwrap();
+        let found = Inventory::of(&layers, &store).unwrap();
         // The records are enough.
         for layer in &layers {
             fs::remove_file(store.blob_path(&layer.digest)).unwrap();
         }
-        assert_eq!(Inventory::of(&layers, &store).unwrap().as_ref(), Some(&found));
+        assert_eq!(Inventory::of(&layers, &store).unwrap(), found);
         found
     }
 
@@ -483,6 +483,6 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let absent = Digest::of(b"absent");
         let layer = StoredLayer { digest: absent, diff_id: absent };
-        assert_eq!(Inventory::of(&[layer], &store).unwrap(), None);
+        assert!(matches!(Inventory::of(&[layer], &store), Err(Error::Absent(_))));
     }
 }

@@ -1,9 +1,9 @@
 //! Before anything is published: whether our layers fit the base, and are what they say.
 //!
 //! What a layer holds is read from its tar once and kept as an [`inventory`]; [`abi`], [`files`],
-//! [`requirements`] and [`system`] look at inventories only, ours and the base's. So the verdict is a function of the layers,
-//! the base and the cell, and of nothing that happens to be on this machine: where the base was never
-//! read before, its layers are fetched for it, once.
+//! [`requirements`] and [`system`] look at inventories only, ours and the base's. So the verdict is a
+//! function of the layers, the base and the cell, and of nothing that happens to be on this machine:
+//! where the base was never read before, its layers are fetched for it, once.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::layers::Layer;
 use crate::oci::{Descriptor, Digest, Platform, descriptor_digest};
 use crate::python::target::Target;
 use crate::store;
-use crate::world::World;
+use crate::world::{World, on_thread};
 
 pub mod abi;
 pub mod elf;
@@ -76,8 +76,8 @@ pub fn target(python: &str, os: &str, base: &Base) -> Result<Target, Error> {
 ///
 /// # Errors
 /// [`Error::Refused`] names each file that the base cannot load, [`Error::Untrue`] each that is not
-/// what it says, [`Error::Unmet`] each requirement that is not met; [`Error::OtherOs`] if the base is not the OS of the target; or a layer cannot be had
-/// or read.
+/// what it says, [`Error::Unmet`] each requirement that is not met; [`Error::OtherOs`] if the base is
+/// not the OS of the target; or a layer cannot be had or read.
 pub async fn check(
     layers: &[Layer],
     base: &Base,
@@ -107,11 +107,7 @@ pub async fn check(
         base: base.reference.to_string(),
         found,
     })?;
-    let Some(ours) = read(layers.clone(), world).await? else {
-        let absent =
-            layers.into_iter().find(|layer| !world.store.blob_path(&layer.digest).exists());
-        return Err(absent.map_or(Error::Cancelled, |layer| Error::Absent(layer.digest)));
-    };
+    let ours = read(layers, world).await?;
     let report = judge(&ours, &below, &system, (target, cell.overridden), with_files)?;
     if let Ok(record) = serde_json::to_vec(&report) {
         world.store.put_record(VERDICTS, &key, &record)?;
@@ -140,17 +136,13 @@ async fn read_base(
 ) -> Result<Inventory, Error> {
     // Cells that stand on the same base read it once.
     let _turn = world.store.turn("inventory", &base::rootfs::key(&base.diff_ids)).await;
-    if let Some(known) = read(layers.clone(), world).await? {
-        return Ok(known);
+    match read(layers.clone(), world).await {
+        Err(Error::Absent(_)) => {}
+        outcome => return outcome,
     }
     world.progress.step("reading the base's files: what stands on them is compared with them");
     base::fetch_layers(base, world).await?;
-    let absent = layers.first().map(|layer| layer.digest);
-    match read(layers, world).await? {
-        Some(known) => Ok(known),
-        // It was damaged, and is gone now.
-        None => Err(absent.map_or(Error::Cancelled, Error::Absent)),
-    }
+    read(layers, world).await
 }
 
 fn judge(
@@ -203,13 +195,9 @@ pub async fn check_image(
             Ok(StoredLayer { digest: descriptor_digest(layer)?, diff_id: *diff_id })
         })
         .collect::<Result<Vec<_>, Error>>()?;
-    let absent = layers.first().map(|layer| layer.digest);
     let (below, ours) = layers.split_at(layers.len().saturating_sub(own));
-    let (Some(below), Some(ours)) =
-        (read(below.to_vec(), world).await?, read(ours.to_vec(), world).await?)
-    else {
-        return Err(absent.map_or(Error::Cancelled, Error::Absent));
-    };
+    let below = read(below.to_vec(), world).await?;
+    let ours = read(ours.to_vec(), world).await?;
     let variables = config["config"]["Env"].as_array();
     let python = variables
         .into_iter()
@@ -229,13 +217,7 @@ pub async fn check_image(
     judge(&ours, &below, &system, (&target, overridden), true)
 }
 
-async fn read(layers: Vec<StoredLayer>, world: &World) -> Result<Option<Inventory>, Error> {
+async fn read(layers: Vec<StoredLayer>, world: &World) -> Result<Inventory, Error> {
     let store = world.store.clone();
-    match tokio::task::spawn_blocking(move || Inventory::of(&layers, &store)).await {
-        Ok(result) => result,
-        Err(failed) => match failed.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => Err(Error::Cancelled),
-        },
-    }
+    on_thread(move || Inventory::of(&layers, &store)).await
 }

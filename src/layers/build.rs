@@ -18,7 +18,7 @@ use crate::oci::Digest;
 use crate::plan::{Content, Plan};
 use crate::recipe::layer::{self as recipe, parse_mode, parse_owner};
 use crate::request::Request;
-use crate::world::{Work, World};
+use crate::world::{Work, World, on_thread};
 
 /// Downloads wait for servers, not for processors: at least this many at once.
 const LEAST_DOWNLOADS: usize = 8;
@@ -228,19 +228,6 @@ async fn files_layer(
         Ok(layer)
     })
     .await
-}
-
-/// Runs work that keeps a processor or a disk busy on a thread of its own.
-async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(failed) => match failed.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => Err(Error::Cancelled),
-        },
-    }
 }
 
 /// A file of the lock: whose it is, its name, its digest and its size.

@@ -36,9 +36,6 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
-    /// The working thread was stopped.
-    #[error("stopped")]
-    Cancelled,
     /// A wheel is not in the cache any more, or was damaged there.
     #[error("`{file_name}` is not in the cache: {digest}")]
     Absent {
@@ -273,9 +270,7 @@ impl Failure for Error {
             Self::PackageIndex(error) => error.kind(),
             Self::Base(error) => error.kind(),
             Self::Sdist(error) => error.kind(),
-            Self::Absent { .. } | Self::Segment { .. } | Self::Write { .. } | Self::Cancelled => {
-                Kind::Unexpected
-            }
+            Self::Absent { .. } | Self::Segment { .. } | Self::Write { .. } => Kind::Unexpected,
             Self::Bytecode(error) => error.kind(),
             Self::Wheel { problem, .. } => match problem {
                 WheelProblem::Replacement { .. } => Kind::Usage,

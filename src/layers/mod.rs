@@ -171,12 +171,13 @@ fn install_all(
     store: &Store,
     parallel: usize,
 ) -> Result<Vec<Distribution>, Error> {
+    let keys: Vec<Digest> =
+        wheels.iter().map(|wheel| kept::distribution_key(wheel, options)).collect();
     let mut made = Vec::with_capacity(wheels.len());
-    for wheel in wheels {
-        let key = kept::distribution_key(wheel, options);
-        made.push((key, kept::distribution(&key, wheel, store)?));
+    for (wheel, key) in wheels.iter().zip(&keys) {
+        made.push(kept::distribution(key, wheel, store)?);
     }
-    let mut missing: Vec<usize> = (0..wheels.len()).filter(|n| made[*n].1.is_none()).collect();
+    let mut missing: Vec<usize> = (0..wheels.len()).filter(|n| made[*n].is_none()).collect();
     // The largest first: nobody waits for a large one that was begun last.
     missing.sort_by_key(|number| std::cmp::Reverse(stored_size(wheels[*number], store)));
     let results = archive::compress(missing.len(), parallel, store, |position| {
@@ -184,21 +185,14 @@ fn install_all(
         let listing = tree.known();
         Ok((tree, (listing, installed)))
     });
-    let mut results: BTreeMap<usize, _> = missing.into_iter().zip(results).collect();
-    let mut parts = Vec::with_capacity(wheels.len());
-    for (number, (key, kept)) in made.into_iter().enumerate() {
-        parts.push(match (kept, results.remove(&number)) {
-            (None, Some(result)) => {
-                let (segments, (listing, installed)) = result?;
-                let distribution = Distribution { listing, installed, segments };
-                kept::keep_distribution(&key, &distribution, store)?;
-                distribution
-            }
-            (Some(distribution), _) => distribution,
-            (None, None) => return Err(Error::Cancelled),
-        });
+    for (number, result) in missing.into_iter().zip(results) {
+        let (segments, (listing, installed)) = result?;
+        let distribution = Distribution { listing, installed, segments };
+        kept::keep_distribution(&keys[number], &distribution, store)?;
+        made[number] = Some(distribution);
     }
-    Ok(parts)
+    // All are there now.
+    Ok(made.into_iter().flatten().collect())
 }
 
 /// The segments of a part without what is another's in the whole tree, or a hard link there: where

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::oci::Digest;
 use crate::sandbox::{Job, Outcome, Sandbox, Tier};
 use crate::store::{self, Store};
+use crate::world::on_thread;
 
 mod build_system;
 mod error;
@@ -248,7 +249,7 @@ pub async fn build(
     }
     let work = store.temporary_directory()?;
     let target = target.unwrap_or(rootfs);
-    let (sdist, work) = blocking(store, {
+    let (sdist, work) = on_thread({
         let (request, store, target) = (request.clone(), store.clone(), target.to_path_buf());
         move || prepare(&request, &store, &target, work.path()).map(|sdist| (sdist, work))
     })
@@ -283,28 +284,11 @@ pub async fn build(
         Ok(outcome) => outcome,
         Err(error) => return Err(not_run(request, store, error)?),
     };
-    blocking(store, {
+    on_thread({
         let (request, store) = (request.clone(), store.clone());
         move || take(&request, &store, work.path(), sdist, &outcome)
     })
     .await
-}
-
-/// Runs `work` where it may block.
-async fn blocking<T: Send + 'static>(
-    store: &Store,
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(cancelled) => Err(Error::Disk {
-                path: store.root().to_path_buf(),
-                source: std::io::Error::other(cancelled),
-            }),
-        },
-    }
 }
 
 /// Fills the build's folder.

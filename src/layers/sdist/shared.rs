@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use super::{BuildRequest, BuiltWheel, Error, Record, blocking, cached, is_wheel_of};
+use super::{BuildRequest, BuiltWheel, Error, Record, cached, is_wheel_of};
 use crate::layers::wheel::{WheelFile, native_files};
 use crate::oci::{Platform, Reference};
 use crate::sandbox::Tier;
 use crate::wheel_cache::{self, Build, Kept, Looked, Wheel};
-use crate::world::{World, host_platform};
+use crate::world::{World, host_platform, on_thread};
 
 /// A wheel that need not be built.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub(in crate::layers) async fn find(
         }
     };
     let entry = cache.entry(&build)?;
-    let wheel = blocking(&world.store, {
+    let wheel = on_thread({
         let (request, platform) = (request.clone(), platform.clone());
         let (store, entry) = (world.store.clone(), entry.clone());
         move || take(&request, &platform, &wheel, &entry, &store)

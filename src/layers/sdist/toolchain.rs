@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use fs_err as fs;
 
-use super::{Error, OUTPUT_LIMIT, StoredFile, blocking, unpack};
+use super::{Error, OUTPUT_LIMIT, StoredFile, unpack};
 use crate::oci::Digest;
 use crate::python::target::{Libc, Target};
 use crate::sandbox::{Job, Lent, Sandbox};
 use crate::store::{self, Store};
+use crate::world::on_thread;
 
 /// Changes when the same compiler would be used differently.
 const FORMAT: &str = "toolchain 1";
@@ -236,7 +237,7 @@ impl Toolchain {
                 }
             },
         }
-        let cache = blocking(store, {
+        let cache = on_thread({
             let store = store.clone();
             move || {
                 let kept = store.temporary_directory()?;
@@ -266,7 +267,7 @@ impl Toolchain {
             return Ok(tree.join(FOLDER));
         }
         let (wheel, store) = (self.wheel.clone(), store.clone());
-        let tree = blocking(&store.clone(), move || {
+        let tree = on_thread(move || -> Result<PathBuf, Error> {
             let bytes = store
                 .read(&wheel.digest)?
                 .ok_or_else(|| Error::Absent { file_name: wheel.file_name.clone() })?;
