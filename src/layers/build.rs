@@ -165,6 +165,8 @@ async fn bytecode(
     let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
         return Ok(BTreeMap::new());
     };
+    // Unpacked for the first wheel that has to be compiled: bytecode is the same on every architecture.
+    let mut rootfs = None;
     let mut made = BTreeMap::new();
     for wheel in missing {
         let (one, options, store) = (wheel.clone(), options.clone(), world.store.clone());
@@ -180,11 +182,14 @@ async fn bytecode(
         let bytecode = if let Some(bytecode) = compiler.cached(&modules, &world.store)? {
             bytecode
         } else {
-            // Bytecode is the same on every architecture.
-            let twin = twin_of(base, world).await?;
-            let rootfs = base::rootfs(twin.as_ref().unwrap_or(base), world).await?;
+            let rootfs = if let Some(there) = &rootfs {
+                there
+            } else {
+                let twin = twin_of(base, world).await?;
+                rootfs.insert(base::rootfs(twin.as_ref().unwrap_or(base), world).await?)
+            };
             world.progress.step(&format!("compiling {}", wheel.name));
-            compiler.compile(&modules, &rootfs, &world.store, &world.sandbox).await?
+            compiler.compile(&modules, rootfs, &world.store, &world.sandbox).await?
         };
         made.insert(wheel.name.clone(), bytecode);
     }
