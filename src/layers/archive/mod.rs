@@ -26,7 +26,7 @@ use super::tree::{Entry, Node, Tree};
 use super::{Error, Layer};
 use crate::store::Store;
 
-mod blocks;
+mod deflate;
 mod gzip;
 mod segment;
 
@@ -38,20 +38,6 @@ pub(super) use segment::compress;
 /// its contents alone and is shared between images; `SOURCE_DATE_EPOCH` is for the image's
 /// `created`.
 pub const LAYER_MTIME: u64 = 315_532_800;
-
-/// The gzip level. Measured with zlib-rs 0.6 on 36 wheels of a load generator (41.8 MB of tar) and 10
-/// large ones (231 MB), against GNU gzip -6 with 12.46 MB in 1.7 s:
-///
-/// | level | MB of 41.8 | s | MB of 231 | s |
-/// | --- | --- | --- | --- | --- |
-/// | 1 | 16.89 | 0.20 | 104.9 | 1.2 |
-/// | 6 | 12.69 | 0.61 | 80.5 | 4.0 |
-/// | 7 | 12.60 | 0.94 | 79.8 | 6.0 |
-/// | 9 | 12.38 | 1.55 | 78.4 | 8.4 |
-///
-/// Only 9 makes a layer that is no larger than gzip -6 does, and a layer is made once and pulled
-/// many times. Being cut into segments costs it 0.1 %: 11.92 MB for 39.6 MB of tar, gzip -6 11.99.
-const LEVEL: u32 = 9;
 
 /// Folders whose mode is not 0755 in any Linux base. An entry for a folder of the base replaces its
 /// mode (image-spec, *Changeset over existing files*), so a file below `/tmp` must not close it.

@@ -8,21 +8,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
+use std::mem::take;
 use std::panic::resume_unwind;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use flate2::{Compress, Compression, FlushCompress, Status};
 use serde::{Deserialize, Serialize};
 
-use super::blocks::Blocks;
-use super::{LEVEL, Tree, append_files};
+use super::deflate::Packer;
+use super::{Tree, append_files};
 use crate::layers::Error;
 use crate::oci::Digest;
-use crate::store::{BlobWriter, Store};
+use crate::store::Store;
 
 /// Bytes of tar in a segment: part of what a layer's digest depends on.
-pub(super) const CUT: usize = 4 << 20;
+pub(super) const CUT: usize = 1 << 20;
 
 /// A piece of a layer's gzip stream, in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,88 +45,15 @@ impl Segment {
     }
 }
 
-/// Compresses what is written, and counts and checks it on its way.
-pub(super) struct Deflater<W> {
-    out: W,
-    compress: Compress,
-    buffer: Vec<u8>,
-    crc32: crc32fast::Hasher,
-    uncompressed: u64,
-}
-
-impl<W: Write> Deflater<W> {
-    pub(super) fn new(out: W) -> Self {
-        Self {
-            out,
-            compress: Compress::new(Compression::new(LEVEL), false),
-            buffer: Vec::with_capacity(64 << 10),
-            crc32: crc32fast::Hasher::new(),
-            uncompressed: 0,
-        }
-    }
-
-    /// Ends the segment on a byte boundary; returns the writer, the CRC-32 and the uncompressed size.
-    pub(super) fn finish(mut self, flush: FlushCompress) -> io::Result<(W, u32, u64)> {
-        loop {
-            let is_done = match self.compress.compress_vec(&[], &mut self.buffer, flush)? {
-                Status::StreamEnd => true,
-                // Room was left: all is out.
-                Status::Ok | Status::BufError => self.buffer.len() < self.buffer.capacity(),
-            };
-            self.out.write_all(&self.buffer)?;
-            self.buffer.clear();
-            if is_done {
-                return Ok((self.out, self.crc32.finalize(), self.uncompressed));
-            }
-        }
-    }
-}
-
-impl<W: Write> Write for Deflater<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let before = self.compress.total_in();
-            self.compress.compress_vec(rest, &mut self.buffer, FlushCompress::None)?;
-            let taken = usize::try_from(self.compress.total_in() - before).unwrap_or(rest.len());
-            rest = &rest[taken..];
-            if self.buffer.len() == self.buffer.capacity() {
-                self.out.write_all(&self.buffer)?;
-                self.buffer.clear();
-            }
-        }
-        self.crc32.update(bytes);
-        self.uncompressed += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    /// Does nothing: a flush would cut the stream.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Compresses one piece into the store.
-struct Packer(Blocks<Deflater<BlobWriter>>);
-
-impl Packer {
-    fn new(store: &Store) -> io::Result<Self> {
-        let writer = store.writer().map_err(io::Error::other)?;
-        Ok(Self(Blocks::new(Deflater::new(writer))))
-    }
-
-    fn finish(self) -> io::Result<Segment> {
-        let deflater = self.0.finish()?;
-        let (writer, crc32, uncompressed) = deflater.finish(FlushCompress::Full)?;
-        let (digest, size) = writer.commit_unsynced().map_err(io::Error::other)?;
-        Ok(Segment { digest, size, crc32, uncompressed })
-    }
-}
-
-fn keep(bytes: &[u8], store: &Store) -> io::Result<Segment> {
-    let mut packer = Packer::new(store)?;
-    packer.0.write_all(bytes)?;
-    packer.finish()
+fn keep(piece: &[u8], packer: &mut Packer, store: &Store) -> Result<Segment, Error> {
+    let failed = |source| Error::Write { path: store.root().to_owned(), source };
+    let bytes = packer.pack(piece).map_err(failed)?;
+    let mut writer = store.writer()?;
+    writer.write_all(bytes).map_err(failed)?;
+    let (digest, size) = writer.commit_unsynced()?;
+    let uncompressed = piece.len() as u64;
+    Ok(Segment { digest, size, crc32: crc32fast::hash(piece), uncompressed })
 }
 
 /// Compresses the files of `count` trees, at most `parallel` pieces at once; `tree` makes one of
@@ -141,23 +68,19 @@ pub(in crate::layers) fn compress<T: Send>(
 ) -> Vec<Result<(Vec<Segment>, T), Error>> {
     let pool = Pool { limit: parallel.max(1), state: Mutex::default(), changed: Condvar::new() };
     pool.lock().waiting = (0..count).collect();
+    let failed = |source| Error::Write { path: store.root().to_owned(), source };
     let work = || {
+        let mut packer = Packer::new();
         while let Some(task) = pool.next() {
             match task {
-                Task::Piece(piece) => pool.compress(&piece, store),
+                Task::Piece(piece) => pool.pack(&piece, &mut packer, store),
                 Task::Tree(number) => {
                     let result = tree(number).and_then(|(tree, rest)| {
-                        let cutter = Cutter {
-                            pool: &pool,
-                            store,
-                            number,
-                            pieces: 0,
-                            written: 0,
-                            piece: None,
-                        };
-                        append_files(&tree, cutter)
-                            .and_then(Cutter::finish)
-                            .map_err(|source| Error::Write { path: store.root().into(), source })?;
+                        let packer = &mut packer;
+                        let piece = Vec::with_capacity(CUT);
+                        let cutter =
+                            Cutter { pool: &pool, store, packer, number, pieces: 0, piece };
+                        append_files(&tree, cutter).map_err(failed)?.cut();
                         Ok(rest)
                     });
                     let mut state = pool.lock();
@@ -206,8 +129,6 @@ struct State<T> {
     pieces: VecDeque<Piece>,
     /// Threads that wait for something to do.
     idle: usize,
-    /// Pieces that are being filled for them.
-    promised: usize,
     /// Trees that are being made or cut.
     cutting: usize,
     trees: BTreeMap<usize, Result<T, Error>>,
@@ -220,7 +141,6 @@ impl<T> Default for State<T> {
             waiting: VecDeque::new(),
             pieces: VecDeque::new(),
             idle: 0,
-            promised: 0,
             cutting: 0,
             trees: BTreeMap::new(),
             segments: BTreeMap::new(),
@@ -264,26 +184,21 @@ impl<T> Pool<T> {
         }
     }
 
-    fn compress(&self, piece: &Piece, store: &Store) {
-        let segment = keep(&piece.bytes, store)
-            .map_err(|source| Error::Write { path: store.root().to_owned(), source });
+    fn pack(&self, piece: &Piece, packer: &mut Packer, store: &Store) {
+        let segment = keep(&piece.bytes, packer, store);
         self.lock().segments.insert((piece.tree, piece.number), segment);
     }
 
-    /// Whether a thread has nothing to do, and nobody else fills a piece for it: then it is promised
-    /// one.
-    fn promise(&self) -> bool {
+    /// Leaves the piece to a thread that has nothing to do; gives it back if there is none. So no more
+    /// pieces are in memory than there are threads, twice.
+    fn hand_over(&self, piece: Piece) -> Option<Piece> {
         let mut state = self.lock();
-        let is_free = state.idle > state.pieces.len() + state.promised;
-        state.promised += usize::from(is_free);
-        is_free
-    }
-
-    fn hand_over(&self, piece: Piece) {
-        let mut state = self.lock();
-        state.promised -= 1;
+        if state.idle <= state.pieces.len() {
+            return Some(piece);
+        }
         state.pieces.push_back(piece);
         self.changed.notify_one();
+        None
     }
 }
 
@@ -291,68 +206,40 @@ impl<T> Pool<T> {
 struct Cutter<'a, T> {
     pool: &'a Pool<T>,
     store: &'a Store,
+    packer: &'a mut Packer,
     number: usize,
     pieces: usize,
-    /// Bytes of the piece that was begun.
-    written: usize,
-    piece: Option<Begun>,
-}
-
-/// Only a piece for another thread is ever in memory: there are at most as many as threads.
-enum Begun {
-    ForAnother(Vec<u8>),
-    Here(Box<Packer>),
+    /// What is not cut yet.
+    piece: Vec<u8>,
 }
 
 impl<T> Cutter<'_, T> {
-    fn begin(&self) -> io::Result<Begun> {
-        if self.pool.promise() {
-            return Ok(Begun::ForAnother(Vec::with_capacity(CUT)));
+    /// Ends the piece that was begun, if one was.
+    fn cut(&mut self) {
+        if self.piece.is_empty() {
+            return;
         }
-        Ok(Begun::Here(Box::new(Packer::new(self.store)?)))
-    }
-
-    fn cut(&mut self) -> io::Result<()> {
-        let (tree, number) = (self.number, self.pieces);
-        match self.piece.take() {
-            Some(Begun::ForAnother(bytes)) => self.pool.hand_over(Piece { tree, number, bytes }),
-            Some(Begun::Here(packer)) => {
-                let segment = packer.finish()?;
-                self.pool.lock().segments.insert((tree, number), Ok(segment));
-            }
-            None => return Ok(()),
+        let (tree, number, bytes) = (self.number, self.pieces, take(&mut self.piece));
+        if let Some(mut piece) = self.pool.hand_over(Piece { tree, number, bytes }) {
+            self.pool.pack(&piece, self.packer, self.store);
+            piece.bytes.clear();
+            self.piece = piece.bytes;
         }
         self.pieces += 1;
-        self.written = 0;
-        Ok(())
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.cut()
     }
 }
 
 impl<T> Write for Cutter<'_, T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let taken = bytes.len().min(CUT - self.written);
-        let piece = match self.piece.take() {
-            Some(piece) => piece,
-            None => self.begin()?,
-        };
-        match self.piece.insert(piece) {
-            Begun::ForAnother(piece) => piece.extend_from_slice(&bytes[..taken]),
-            Begun::Here(packer) => packer.0.write_all(&bytes[..taken])?,
-        }
-        self.written += taken;
-        if self.written == CUT {
-            self.cut()?;
+        let taken = bytes.len().min(CUT - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..taken]);
+        if self.piece.len() == CUT {
+            self.cut();
         }
         Ok(taken)
     }
 
+    /// Does nothing: where a piece ends depends on its tree alone.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

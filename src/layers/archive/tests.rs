@@ -156,8 +156,7 @@ sha256:077f216df4bb2e70547595eacfbd52754a8715279b16868bb90c176bb8d88c26
     snapbox::assert_data_eq!(seen + &Digest::of(&bytes).to_string(), expected);
 }
 
-/// flate2's backend is a cargo feature that any crate may flip, and a backend's new version may
-/// find other matches: either would change every layer's digest.
+/// A new version of the compressor may find other matches, which would change every layer's digest.
 #[test]
 fn golden_gzip() {
     let folder = tempfile::TempDir::new().unwrap();
@@ -175,7 +174,7 @@ fn golden_gzip() {
     tree.insert(path, Entry::file(text, 0o644, "x")).unwrap();
     let layer = write(&tree, "test", &store, 2).unwrap();
     let gzip = store.read(&descriptor_digest(&layer.descriptor).unwrap()).unwrap().unwrap();
-    assert_eq!(gzip[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255]);
+    assert_eq!(gzip[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
     let mut tar = Vec::new();
     flate2::read::GzDecoder::new(&gzip[..]).read_to_end(&mut tar).unwrap();
     assert_eq!(layer.diff_id, Digest::of(&tar));
@@ -191,7 +190,7 @@ fn golden_gzip() {
     snapbox::assert_data_eq!(
         seen,
         snapbox::str![[r#"
-sha256:76b8c678aaa3594819e45105e7cfabe3139172d2a0c46fe010f5caf4aa116dc6 114205
+sha256:0c4a7c18addbf244e770eba70bd10cee59ced92b74b5396b7642f2527d1a93e2 134008
 diff_id sha256:9736fbf694c046b0ac32835b5e909ec0371d6c8df994a575fab926bccf04364c
 uncompressed 691712
 "#]]

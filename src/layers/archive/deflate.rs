@@ -1,0 +1,165 @@
+//! Pieces of a tar as pieces of one deflate stream.
+//!
+//! libdeflate compresses better than zlib's level 9 in a third of the time, but knows only whole
+//! streams: its last block says that nothing follows (`BFINAL`, RFC 1951, 3.2.3), and lies at some bit
+//! that only whoever reads the stream finds. So it is read, by a decoder that stops between blocks,
+//! the bit is cleared, and an empty stored block brings the end to a byte boundary, as a full flush of
+//! zlib does. Reading it also shows that the compressed bytes are those of the piece.
+//!
+//! The level is libdeflate's default, 6. Measured on the layer of a load generator (33.5 MB of tar, in
+//! pieces) with one thread, reading again included, beside what GNU gzip -6 makes of it at once:
+//!
+//! | compressor | level | MB | s |
+//! | --- | --- | --- | --- |
+//! | zlib-rs 0.6 | 6 | 10.15 | 0.53 |
+//! | zlib-rs 0.6 | 9 | 9.92 | 1.19 |
+//! | libdeflate 1.26 | 5 | 9.99 | 0.38 |
+//! | libdeflate 1.26 | 6 | 9.92 | 0.41 |
+//! | libdeflate 1.26 | 7 | 9.87 | 0.55 |
+//! | libdeflate 1.26 | 9 | 9.81 | 1.16 |
+//! | gzip | 6 | 10.01 | 1.27 |
+
+use std::io;
+
+use libdeflater::{CompressionLvl, Compressor};
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::inflate_flags::{
+    TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
+};
+use miniz_oxide::inflate::core::{BlockBoundaryState, DecompressorOxide, decompress};
+
+/// The end of an empty stored block: no bytes, and the complement of that.
+const EMPTY: [u8; 4] = [0, 0, 0xff, 0xff];
+
+/// An empty last block: it ends a stream of pieces.
+pub(super) const LAST_BLOCK: [u8; 2] = [3, 0];
+
+/// Compresses pieces; for one thread.
+pub(super) struct Packer {
+    compressor: Compressor,
+    packed: Vec<u8>,
+    /// What the packed bytes are when they are read.
+    again: Vec<u8>,
+}
+
+impl Packer {
+    pub(super) fn new() -> Self {
+        Self {
+            compressor: Compressor::new(CompressionLvl::default()),
+            packed: Vec::new(),
+            again: Vec::new(),
+        }
+    }
+
+    /// Blocks that refer to nothing before them, end on a byte boundary, and are not the last of their
+    /// stream. The same for the same piece, on every machine.
+    pub(super) fn pack(&mut self, piece: &[u8]) -> io::Result<&[u8]> {
+        self.packed.resize(self.compressor.deflate_compress_bound(piece.len()), 0);
+        let size = self
+            .compressor
+            .deflate_compress(piece, &mut self.packed)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        self.packed.truncate(size);
+        self.again.resize(piece.len(), 0);
+        let unused = open_end(&mut self.packed, &mut self.again)
+            .filter(|_| self.again == piece)
+            .ok_or_else(|| io::Error::other("what was compressed cannot be read again"))?;
+        // A block's header has three bits, and a stored one begins at the byte behind it. Unused bits
+        // are zero, as such a header is.
+        if unused < 3 {
+            self.packed.push(0);
+        }
+        self.packed.extend_from_slice(&EMPTY);
+        Ok(&self.packed)
+    }
+}
+
+/// Makes the stream's last block one that is not the last, and reads it into `out`; returns how many
+/// bits of the last byte are unused. `None` if it is not one whole stream of exactly that many bytes.
+fn open_end(stream: &mut [u8], out: &mut [u8]) -> Option<u8> {
+    let flags = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
+    let mut decoder = DecompressorOxide::new();
+    let (mut read, mut written) = (0_usize, 0);
+    // The bits of the last byte read that belong to the next block are its upper ones.
+    let mut between = BlockBoundaryState::default();
+    let mut is_last = false;
+    while !is_last {
+        let header = match between.num_bits {
+            0 => (read, 1),
+            bits => (read.checked_sub(1)?, 1 << (8 - bits)),
+        };
+        let byte = stream.get_mut(header.0)?;
+        is_last = *byte & header.1 != 0;
+        if is_last {
+            *byte &= !header.1;
+            between.bit_buf &= !1;
+            decoder = DecompressorOxide::from_block_boundary_state(&between);
+        }
+        let (status, consumed, produced) =
+            decompress(&mut decoder, stream.get(read..)?, out, written, flags);
+        if status != TINFLStatus::BlockBoundary {
+            return None;
+        }
+        read += consumed;
+        written += produced;
+        between = decoder.block_boundary_state()?;
+    }
+    (read == stream.len() && written == out.len()).then_some(between.num_bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inflated(pieces: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut decoder = flate2::bufread::DeflateDecoder::new(pieces);
+        decoder.read_to_end(&mut bytes).unwrap();
+        assert!(decoder.into_inner().is_empty());
+        bytes
+    }
+
+    proptest! {
+        /// Of few letters and many, so that there are blocks of all three kinds.
+        #[test]
+        fn pieces_are_one_stream(
+            pieces in prop::collection::vec(
+                (1..=256_usize, prop::collection::vec(any::<u8>(), 0..3000), 1..40_usize), 1..5
+            )
+        ) {
+            let mut packer = Packer::new();
+            let (mut stream, mut plain) = (Vec::new(), Vec::new());
+            for (letters, bytes, times) in pieces {
+                let piece: Vec<u8> = bytes.iter().map(|byte| byte % u8::try_from(letters).unwrap_or(255)).collect();
+                let piece = piece.repeat(times);
+                let packed = packer.pack(&piece).unwrap().to_vec();
+                // Whatever was packed before changes nothing.
+                prop_assert!(Packer::new().pack(&piece).unwrap() == packed);
+                stream.extend(packed);
+                plain.extend(piece);
+            }
+            stream.extend(LAST_BLOCK);
+            prop_assert_eq!(inflated(&stream), plain);
+        }
+    }
+
+    #[test]
+    fn only_a_whole_stream_is_opened() {
+        let mut packer = Packer::new();
+        let piece: Vec<u8> = (0..400_000_u32).map(|n| (n / 7 % 251) as u8).collect();
+        packer.packed.resize(packer.compressor.deflate_compress_bound(piece.len()), 0);
+        let size = packer.compressor.deflate_compress(&piece, &mut packer.packed).unwrap();
+        let whole = &packer.packed[..size];
+        let mut out = vec![0; piece.len()];
+        assert!(open_end(&mut whole.to_vec(), &mut out).is_some());
+        assert!(open_end(&mut whole[..size - 1].to_vec(), &mut out).is_none());
+        assert!(open_end(&mut [whole, &[0]].concat(), &mut out).is_none());
+        assert!(open_end(&mut whole.to_vec(), &mut vec![0; piece.len() + 1]).is_none());
+        assert!(open_end(&mut whole.to_vec(), &mut vec![0; piece.len() - 1]).is_none());
+        assert!(open_end(&mut [], &mut []).is_none());
+    }
+}
