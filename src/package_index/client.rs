@@ -16,7 +16,7 @@ use super::memo::Memo;
 use super::sdist::{self, SdistSource};
 use super::transfer::{Part, Transfer, Wanted, redact};
 use super::wheel_archive::{self, Partial, Step};
-use super::{File, FileKind, Location, Project, local, page};
+use super::{File, Location, Project, local, page};
 use crate::http::Following;
 use crate::oci::Digest;
 use crate::python::{CoreMetadata, WheelFilename};
@@ -101,16 +101,14 @@ impl Client {
     /// # Errors
     /// It cannot be fetched; [`Error::is_about_one_file`] if it can, and is unusable.
     pub async fn wheel_metadata(&self, file: &File) -> Result<Arc<CoreMetadata>, Error> {
-        let FileKind::Wheel(wheel) = &file.kind else {
-            return Err(Error::Wheel {
-                file_name: file.file_name.clone(),
-                source: wheel_archive::Error::NoEnd,
-            });
-        };
+        let wheel: WheelFilename = file.file_name.parse().map_err(|_no_wheel| Error::Wheel {
+            file_name: file.file_name.clone(),
+            source: wheel_archive::Error::NoEnd,
+        })?;
         self.inner
             .metadata
             .get(memo_key(file), async {
-                let metadata = self.read_wheel_metadata(file, wheel).await?;
+                let metadata = self.read_wheel_metadata(file, &wheel).await?;
                 if metadata.name != wheel.name || metadata.version != wheel.version {
                     return Err(Error::OtherMetadata {
                         file_name: file.file_name.clone(),
@@ -249,9 +247,8 @@ impl Client {
             url: answer.url,
         };
         let body = if found { answer.body } else { Vec::new() };
-        let bytes = page.join(&body);
-        if store.record(PAGES, &key)?.as_deref() != Some(&bytes) {
-            store.put_record(PAGES, &key, &bytes)?;
+        if cached_page(store, &key)?.is_none_or(|(known, before)| known != page || before != body) {
+            store.put_record(PAGES, &key, &page.join(&body))?;
         }
         Ok(found.then_some((page, body)))
     }

@@ -13,7 +13,7 @@ use pep440_rs::{Version, VersionSpecifiers};
 use url::Url;
 
 use crate::oci::Digest;
-use crate::python::WheelFilename;
+use crate::python::WheelTags;
 
 mod cached_page;
 pub mod client;
@@ -66,8 +66,8 @@ pub struct File {
 /// What kind of distribution a file is.
 #[derive(Clone, Debug)]
 pub enum FileKind {
-    /// A wheel, with its parsed name.
-    Wheel(WheelFilename),
+    /// A wheel. Many of a page have the same tags: they are in memory once.
+    Wheel(Arc<WheelTags>),
     /// A `.tar.gz` or `.zip` source distribution.
     Sdist,
 }

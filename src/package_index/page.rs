@@ -13,8 +13,7 @@ use url::Url;
 
 use super::{File, FileKind, Location, Project};
 use crate::oci::Digest;
-use crate::python::wheel_filename::TagSet;
-use crate::python::{WheelFilename, metadata};
+use crate::python::{WheelFilename, WheelTags, metadata};
 
 /// What a page is asked for as, best first.
 pub(super) const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, \
@@ -95,12 +94,7 @@ fn project_of(project: &PackageName, page: Entries<'_>, url: &Url) -> Project {
             versions.entry(version).or_default().push(file);
         }
     }
-    for (version, files) in &mut versions {
-        for file in files.iter_mut() {
-            if let FileKind::Wheel(wheel) = &mut file.kind {
-                wheel.version = version.clone();
-            }
-        }
+    for files in versions.values_mut() {
         files.shrink_to_fit();
         // Stable: of two files with one name the page's first stays.
         files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
@@ -114,7 +108,7 @@ fn project_of(project: &PackageName, page: Entries<'_>, url: &Url) -> Project {
 #[derive(Default)]
 struct Shared {
     specifiers: BTreeMap<String, Option<Arc<VersionSpecifiers>>>,
-    tags: BTreeSet<TagSet>,
+    tags: BTreeSet<Arc<WheelTags>>,
 }
 
 impl Shared {
@@ -127,7 +121,7 @@ impl Shared {
         parsed
     }
 
-    fn tags(&mut self, tags: &mut TagSet) {
+    fn tags(&mut self, tags: &mut Arc<WheelTags>) {
         match self.tags.get(tags) {
             Some(known) => *tags = Arc::clone(known),
             None => {
@@ -144,10 +138,8 @@ fn file(
     shared: &mut Shared,
 ) -> Option<(Version, File)> {
     let (version, mut kind) = kind(project, &entry.file_name)?;
-    if let FileKind::Wheel(wheel) = &mut kind {
-        for tags in [&mut wheel.python, &mut wheel.abi, &mut wheel.platform] {
-            shared.tags(tags);
-        }
+    if let FileKind::Wheel(tags) = &mut kind {
+        shared.tags(tags);
     }
     let url = base.join(&entry.url).ok()?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -179,7 +171,8 @@ fn file(
 pub(super) fn kind(project: &PackageName, file_name: &str) -> Option<(Version, FileKind)> {
     if let Some(".whl") = file_name.rfind('.').map(|at| &file_name[at..]) {
         let wheel: WheelFilename = file_name.parse().ok()?;
-        return (wheel.name == *project).then(|| (wheel.version.clone(), FileKind::Wheel(wheel)));
+        let WheelFilename { name, version, tags } = wheel;
+        return (name == *project).then(|| (version, FileKind::Wheel(Arc::new(tags))));
     }
     let stem = [".tar.gz", ".zip"].iter().find_map(|suffix| file_name.strip_suffix(suffix))?;
     // Both parts may contain `-`.

@@ -27,6 +27,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How long nothing may come.
 const STALL: Duration = Duration::from_mins(1);
+/// The most that is reserved for an answer on its word.
+const MOST_RESERVED: u64 = 16 << 20;
 /// How much of an error's body is read.
 const ERROR_BODY: usize = 64 << 10;
 
@@ -121,7 +123,9 @@ impl Transfer {
             async move {
                 let _permit = self.permits.acquire().await;
                 let mut response = self.open(config, url, headers.clone()).await?;
-                let mut body = Vec::new();
+                // Many large ones come at once: what grows takes more than its share.
+                let length = response.content_length().unwrap_or(0).min(limit).min(MOST_RESERVED);
+                let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
                 while let Some(chunk) = next(&mut response, url).await? {
                     body.extend_from_slice(&chunk);
                     if body.len() as u64 > limit {

@@ -13,4 +13,4 @@ pub use entry_points::EntryPoints;
 pub use metadata::CoreMetadata;
 pub use tags::Tags;
 pub use target::Target;
-pub use wheel_filename::WheelFilename;
+pub use wheel_filename::{WheelFilename, WheelTags};

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::WheelFilename;
 use super::target::{Libc, Target};
+use super::wheel_filename::WheelTags;
 
 /// All tag triples of a target, in the order of preference.
 #[derive(Clone, Debug)]
@@ -60,13 +60,13 @@ impl Tags {
     /// How well the wheel fits: **greater is better**; `None` if the target cannot use it.
     ///
     /// Of two wheels of one version with equal priority, the one with the greater build tag is better.
-    pub fn priority(&self, wheel: &WheelFilename) -> Option<u32> {
+    pub fn priority(&self, wheel: &WheelTags) -> Option<u32> {
         wheel
             .python
-            .iter()
+            .split('.')
             .filter_map(|python| self.triples.get(python))
-            .flat_map(|abis| wheel.abi.iter().filter_map(|abi| abis.get(abi)))
-            .flat_map(|platforms| wheel.platform.iter().filter_map(|p| platforms.get(p)))
+            .flat_map(|abis| wheel.abi.split('.').filter_map(|abi| abis.get(abi)))
+            .flat_map(|platforms| wheel.platform.split('.').filter_map(|p| platforms.get(p)))
             .max()
             .copied()
     }
@@ -74,29 +74,24 @@ impl Tags {
     /// Why the target cannot use the wheel, for a report; `None` if it can.
     ///
     /// `it is for musllinux_1_2_aarch64, not musllinux_1_2_x86_64`
-    pub fn reject_reason(&self, wheel: &WheelFilename) -> Option<String> {
+    pub fn reject_reason(&self, wheel: &WheelTags) -> Option<String> {
         if self.priority(wheel).is_some() {
             return None;
         }
         let [python, abi, platform] = &self.best;
-        let accepts_platform = |tag: &String| {
+        let accepts_platform = |tag: &str| {
             self.triples
                 .values()
                 .flat_map(BTreeMap::values)
                 .any(|platforms| platforms.contains_key(tag))
         };
-        if !wheel.platform.iter().any(accepts_platform) {
-            let wheel = wheel.platform.join(".");
-            return Some(format!("it is for {wheel}, not {platform}"));
+        if !wheel.platform.split('.').any(accepts_platform) {
+            return Some(format!("it is for {}, not {platform}", wheel.platform));
         }
-        if !wheel.python.iter().any(|tag| self.triples.contains_key(tag)) {
-            return Some(format!("it is for {}, not {python}", wheel.python.join(".")));
+        if !wheel.python.split('.').any(|tag| self.triples.contains_key(tag)) {
+            return Some(format!("it is for {}, not {python}", wheel.python));
         }
-        Some(format!(
-            "it is for {}-{}, not {python}-{abi}",
-            wheel.python.join("."),
-            wheel.abi.join(".")
-        ))
+        Some(format!("it is for {}-{}, not {python}-{abi}", wheel.python, wheel.abi))
     }
 
     /// The best Python and platform tag: `cp313/musllinux_1_2_x86_64`, for a report.
@@ -142,13 +137,18 @@ fn platforms(target: &Target) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::python::WheelFilename;
 
     fn tags(python: &str, os: &str, platform: &str) -> Tags {
         Target::new(python, os, &platform.parse().unwrap()).unwrap().tags()
     }
 
+    fn wheel(triple: &str) -> WheelTags {
+        format!("a-1-{triple}.whl").parse::<WheelFilename>().unwrap().tags
+    }
+
     fn priority(tags: &Tags, triple: &str) -> Option<u32> {
-        tags.priority(&format!("a-1-{triple}.whl").parse().unwrap())
+        tags.priority(&wheel(triple))
     }
 
     #[test]
@@ -248,12 +248,11 @@ mod tests {
                 "it is for manylinux1_aarch64, not manylinux_2_31_aarch64",
             ),
         ] {
-            let wheel = format!("a-1-{triple}.whl").parse().unwrap();
+            let wheel = wheel(triple);
             assert_eq!(tags.priority(&wheel), None, "{triple}");
             assert_eq!(tags.reject_reason(&wheel).as_deref(), Some(reason));
         }
-        let fits = "a-1-py3-none-any.whl".parse().unwrap();
-        assert_eq!(musl.reject_reason(&fits), None);
+        assert_eq!(musl.reject_reason(&wheel("py3-none-any")), None);
         assert_eq!(musl.describe(), "cp313/musllinux_1_2_x86_64");
     }
 

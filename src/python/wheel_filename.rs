@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use pep440_rs::Version;
 use pep508_rs::PackageName;
@@ -13,10 +12,6 @@ pub fn is_wheel(file_name: &str) -> bool {
     std::path::Path::new(file_name).extension().is_some_and(|ending| ending == "whl")
 }
 
-/// Tags that stand for one another in a name. A page of thousands of wheels has a hundred such sets,
-/// so they can be shared.
-pub type TagSet = Arc<[String]>;
-
 /// A parsed wheel file name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WheelFilename {
@@ -24,14 +19,22 @@ pub struct WheelFilename {
     pub name: PackageName,
     /// Version.
     pub version: Version,
+    /// The rest.
+    pub tags: WheelTags,
+}
+
+/// What a wheel's file name says of it beside name and version. Tags are lower case; those that stand
+/// for one another have dots between them, as in the name: a page has thousands of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WheelTags {
     /// The build tag's number and rest, ordered as the specification says.
     pub build: Option<(u64, String)>,
-    /// Python tags: `cp313`, `py3`, …
-    pub python: TagSet,
+    /// Python tags: `cp313`, `py2.py3`, …
+    pub python: Box<str>,
     /// ABI tags: `cp313`, `abi3`, `none`, …
-    pub abi: TagSet,
+    pub abi: Box<str>,
     /// Platform tags: `musllinux_1_2_x86_64`, `any`, …
-    pub platform: TagSet,
+    pub platform: Box<str>,
 }
 
 /// Why a string is not a [`WheelFilename`].
@@ -84,24 +87,24 @@ impl FromStr for WheelFilename {
                 .parse()
                 .ok()
                 .ok_or_else(|| failed(ParseError::Version))?,
-            build: build
-                .map(|build| build_tag(build).ok_or_else(|| failed(ParseError::Build)))
-                .transpose()?,
-            python: python?,
-            abi: abi?,
-            platform: platform?,
+            tags: WheelTags {
+                build: build
+                    .map(|build| build_tag(build).ok_or_else(|| failed(ParseError::Build)))
+                    .transpose()?,
+                python: python?,
+                abi: abi?,
+                platform: platform?,
+            },
         })
     }
 }
 
-/// `cp36.cp37` as two tags. Tags are lower case, but some files in the wild are not.
-fn tag_set(text: &str) -> Option<TagSet> {
+/// `cp36.cp37`. Tags are lower case, but some files in the wild are not.
+fn tag_set(text: &str) -> Option<Box<str>> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     text.split('.')
-        .map(|tag| {
-            let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-            (!tag.is_empty() && tag.bytes().all(valid)).then(|| tag.to_ascii_lowercase())
-        })
-        .collect()
+        .all(|tag| !tag.is_empty() && tag.bytes().all(valid))
+        .then(|| text.to_ascii_lowercase().into())
 }
 
 /// `1_post` as `(1, "_post")`.
@@ -118,16 +121,11 @@ impl fmt::Display for WheelFilename {
         let name = self.name.as_dist_info_name();
         let version = self.version.to_string().replace('-', "_");
         write!(f, "{name}-{version}")?;
-        if let Some((number, rest)) = &self.build {
+        let WheelTags { build, python, abi, platform } = &self.tags;
+        if let Some((number, rest)) = build {
             write!(f, "-{number}{rest}")?;
         }
-        write!(
-            f,
-            "-{}-{}-{}.whl",
-            self.python.join("."),
-            self.abi.join("."),
-            self.platform.join(".")
-        )
+        write!(f, "-{python}-{abi}-{platform}.whl")
     }
 }
 
@@ -183,12 +181,12 @@ mod tests {
             assert_eq!(wheel.name.as_ref(), name, "{text}");
             assert_eq!(wheel.version, version.parse().unwrap(), "{text}");
             assert_eq!(
-                wheel.build,
+                wheel.tags.build,
                 build.map(|(number, rest)| (number, rest.to_owned())),
                 "{text}"
             );
-            let found = [&wheel.python, &wheel.abi, &wheel.platform].map(|set| set.join("."));
-            assert_eq!(found, tags, "{text}");
+            let WheelTags { python, abi, platform, .. } = &wheel.tags;
+            assert_eq!([python, abi, platform].map(|set| &**set), tags, "{text}");
             assert_eq!(wheel.to_string(), written.unwrap_or(text));
             assert_eq!(wheel.to_string().parse::<WheelFilename>().unwrap(), wheel);
         }
@@ -215,7 +213,7 @@ mod tests {
 
     #[test]
     fn build_tags_are_ordered_by_number_and_absent_is_lowest() {
-        let build = |text: &str| text.parse::<WheelFilename>().unwrap().build;
+        let build = |text: &str| text.parse::<WheelFilename>().unwrap().tags.build;
         let none = build("a-1-py3-none-any.whl");
         let two = build("a-1-2-py3-none-any.whl");
         let ten = build("a-1-10-py3-none-any.whl");

@@ -16,7 +16,7 @@ use pep508_rs::{MarkerEnvironment, PackageName, Requirement, VersionOrUrl};
 use super::ranges::{self, Range};
 use super::{Error, Question};
 use crate::package_index::{File, FileKind, Location, Project};
-use crate::python::{Tags, Target, WheelFilename};
+use crate::python::{Tags, Target, WheelTags};
 
 /// One of the question's targets, and what is worked out from it once.
 #[derive(Clone, Debug)]
@@ -338,10 +338,10 @@ impl Candidates {
     pub(super) fn foreign_wheels(&self, goal: &Goal, version: &Version) -> Vec<&File> {
         let (major, minor, _) = goal.target.python;
         let own = [format!("cp{major}{minor}"), format!("py{major}"), format!("py{major}{minor}")];
-        let likeness = |wheel: &WheelFilename| {
-            let python = wheel.python.iter().any(|tag| own.contains(tag))
-                || wheel.abi.iter().any(|tag| tag == "abi3");
-            let platform = |part: &str| wheel.platform.iter().any(|tag| tag.contains(part));
+        let likeness = |wheel: &WheelTags| {
+            let python = wheel.python.split('.').any(|tag| own.iter().any(|o| o == tag))
+                || wheel.abi.split('.').any(|tag| tag == "abi3");
+            let platform = |part: &str| wheel.platform.contains(part);
             (python, platform("linux"), platform(goal.target.machine()))
         };
         let files = self.project.versions.get(version).into_iter().flatten();

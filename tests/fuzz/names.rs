@@ -12,7 +12,11 @@ pub(super) fn wheel_name(bytes: &[u8]) {
     assert_eq!(written.parse().as_ref(), Ok(&wheel), "{written}");
     let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
     let tags = Target::new("3.13.1", "alpine3.24", &platform).unwrap().tags();
-    assert_eq!(tags.priority(&wheel).is_none(), tags.reject_reason(&wheel).is_some(), "{written}");
+    assert_eq!(
+        tags.priority(&wheel.tags).is_none(),
+        tags.reject_reason(&wheel.tags).is_some(),
+        "{written}"
+    );
 }
 
 /// METADATA's requirements say the same when they are written again: a lock's inputs are such text.

@@ -2,6 +2,7 @@
 
 use assemble::package_index::netrc::Netrc;
 use assemble::package_index::{Config, FileKind, Location, Sources, page as pages};
+use assemble::python::WheelFilename;
 use url::Url;
 
 /// What a page offers are files of the project it was asked for, each once, at http addresses.
@@ -15,8 +16,10 @@ pub(super) fn page(bytes: &[u8]) {
             assert!(files.windows(2).all(|pair| pair[0].file_name < pair[1].file_name));
             for file in files {
                 count += 1;
-                if let FileKind::Wheel(wheel) = &file.kind {
+                if let FileKind::Wheel(tags) = &file.kind {
+                    let wheel: WheelFilename = file.file_name.parse().unwrap();
                     assert_eq!((&wheel.name, &wheel.version), (&project, version));
+                    assert_eq!(wheel.tags, **tags);
                 }
                 let Location::Remote(address) = &file.location else {
                     panic!("a page names a file of this machine: {file:?}");

@@ -79,7 +79,7 @@ async fn json_and_html_and_three_ways_to_metadata() {
                 let (version, files) = project.versions.first_key_value().unwrap();
                 assert_eq!(version.to_string(), "1.0");
                 let file = &files[0];
-                assert!(matches!(&file.kind, FileKind::Wheel(wheel) if *wheel.platform == ["any"]));
+                assert!(matches!(&file.kind, FileKind::Wheel(tags) if *tags.platform == *"any"));
                 assert_eq!(file.sha256, Some(foo_bar().digest()));
                 assert_eq!(file.requires_python.as_ref().unwrap().to_string(), ">=3.8");
                 assert_eq!(file.yanked.as_deref(), Some("broken & <bad>"));

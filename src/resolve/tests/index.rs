@@ -42,7 +42,7 @@ pub(super) struct Index {
 fn split(file_name: &str) -> (PackageName, Version, FileKind) {
     if std::path::Path::new(file_name).extension() == Some("whl".as_ref()) {
         let wheel: WheelFilename = file_name.parse().unwrap();
-        return (wheel.name.clone(), wheel.version.clone(), FileKind::Wheel(wheel));
+        return (wheel.name, wheel.version, FileKind::Wheel(wheel.tags.into()));
     }
     let stem =
         file_name.strip_suffix(".tar.gz").or_else(|| file_name.strip_suffix(".zip")).unwrap();
