@@ -171,11 +171,7 @@ async fn bytecode(
     for wheel in missing {
         let (one, options, store) = (wheel.clone(), options.clone(), world.store.clone());
         let laid_out = on_thread(move || super::lay_out(&one, &options, &store)).await?;
-        let modules = on_thread({
-            let rule = rule.clone();
-            move || laid_out.modules(&rule)
-        })
-        .await?;
+        let modules = laid_out.modules(rule);
         if modules.is_empty() {
             continue;
         }

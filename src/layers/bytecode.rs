@@ -14,25 +14,25 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+use super::content::{At, Content};
 use super::path::ContainerPath;
 use crate::error::{Failure, Kind};
 use crate::oci::Digest;
 use crate::sandbox::{self, Ending, Job, Sandbox};
 use crate::store::{self, Store};
 
-/// Path in the image → bytes: modules, or their bytecode.
-pub type Modules = BTreeMap<ContainerPath, Bytes>;
+/// Path in the image → modules, or their bytecode.
+pub type Modules = BTreeMap<ContainerPath, Content>;
 
 /// Run by the base's Python.
 const DRIVER: &str = include_str!("compile.py");
 /// Changes when the same inputs would give another result.
-const FORMAT: &str = "bytecode 1";
+const FORMAT: &str = "bytecode 2";
 /// The largest distributions take seconds.
 const TIME_LIMIT: Duration = Duration::from_mins(10);
 /// What cannot be compiled is named.
@@ -103,7 +103,7 @@ pub struct Compiler {
 #[derive(Serialize, Deserialize)]
 struct Kept {
     module: String,
-    length: usize,
+    length: u64,
 }
 
 /// What is kept of a job.
@@ -118,10 +118,11 @@ impl Compiler {
     /// What a result is found by: all that goes in.
     fn key(&self, modules: &Modules) -> Digest {
         let python = [self.python.0, self.python.1];
+        let digests: Vec<Digest> = modules.values().map(|content| content.known().sha256).collect();
         let mut parts: Vec<&[u8]> =
             vec![FORMAT.as_bytes(), DRIVER.as_bytes(), &python, self.rootfs_key.as_bytes()];
-        for (path, bytes) in modules {
-            parts.extend([path.as_relative().as_bytes(), &bytes[..]]);
+        for (path, digest) in modules.keys().zip(&digests) {
+            parts.extend([path.as_relative().as_bytes(), digest.as_bytes()]);
         }
         store::key(&parts)
     }
@@ -142,16 +143,17 @@ impl Compiler {
     pub fn cached(&self, modules: &Modules, store: &Store) -> Result<Option<Modules>, Error> {
         let Some(record) = store.record("bytecode", &self.key(modules))? else { return Ok(None) };
         let Ok(record) = serde_json::from_slice::<Record>(&record) else { return Ok(None) };
-        let Some(blob) = store.read(&record.blob)? else { return Ok(None) };
-        let mut rest = Bytes::from(blob);
+        let Some(blob) = store.open_verified(&record.blob)? else { return Ok(None) };
+        let disk = |source| Error::Disk { path: store.blob_path(&record.blob), source };
+        let blob = At::new(blob).map_err(disk)?;
+        let mut place = 0;
         let mut bytecode = Modules::new();
         for kept in record.kept {
             let Ok(module) = ContainerPath::parse(&kept.module) else { return Ok(None) };
             let Some(path) = self.path_of(&module) else { return Ok(None) };
-            if rest.len() < kept.length {
-                return Ok(None);
-            }
-            bytecode.insert(path, rest.split_to(kept.length));
+            let content = Content::of_part(&blob, place, kept.length).map_err(disk)?;
+            place += kept.length;
+            bytecode.insert(path, content);
         }
         Ok(Some(bytecode))
     }
@@ -221,9 +223,9 @@ fn prepare(modules: &Modules, work: &Path) -> io::Result<()> {
         fs::create_dir(work.join(folder))?;
     }
     let mut job = Vec::new();
-    for (number, (path, bytes)) in modules.iter().enumerate() {
+    for (number, (path, content)) in modules.iter().enumerate() {
         let source = format!("{number}.py");
-        fs::write(work.join("src").join(&source), bytes)?;
+        content.copy_to(&mut fs::File::create(work.join("src").join(&source))?)?;
         job.push((source, path.to_string()));
     }
     fs::write(work.join("job.json"), serde_json::to_vec(&job)?)?;
@@ -239,7 +241,7 @@ fn take(modules: &Modules, work: &Path) -> io::Result<(Vec<u8>, Vec<Kept>)> {
         if folder.metadata(&file).is_ok_and(|found| found.is_file()) {
             let bytes = folder.read(&file)?;
             blob.extend_from_slice(&bytes);
-            kept.push(Kept { module: path.to_string(), length: bytes.len() });
+            kept.push(Kept { module: path.to_string(), length: bytes.len() as u64 });
         }
     }
     Ok((blob, kept))
@@ -264,10 +266,7 @@ mod tests {
     fn a_result_is_found_by_all_that_went_in() {
         let compiler = |python, base: &[u8]| Compiler { python, rootfs_key: Digest::of(base) };
         let modules = |path: &str, text: &'static str| {
-            Modules::from([(
-                ContainerPath::parse(path).unwrap(),
-                Bytes::from_static(text.as_bytes()),
-            )])
+            Modules::from([(ContainerPath::parse(path).unwrap(), text.into())])
         };
         let keys = [
             compiler((3, 13), b"a").key(&modules("/a.py", "x = 1")),

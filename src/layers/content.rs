@@ -15,6 +15,7 @@ use zip::ZipArchive;
 use super::strip::strip;
 use super::tree::Known;
 use crate::oci::digest::DigestWriter;
+use crate::store::Store;
 
 /// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
@@ -36,8 +37,8 @@ enum Source {
     Memory(Bytes),
     Disk(PathBuf),
     Member(Member),
-    /// A shared object without what only debuggers read.
-    Stripped(Member),
+    /// So many bytes of a file from some place on.
+    Part(At, u64),
 }
 
 /// An entry of a wheel.
@@ -68,6 +69,16 @@ impl Content {
         Self::new(Source::Member(Member { archive: archive.clone(), index }))
     }
 
+    /// The `length` bytes from `place` on of a file that does not change; they are read now, to be
+    /// hashed, and each time they are used.
+    ///
+    /// # Errors
+    /// They cannot be read, or there are not as many.
+    pub(super) fn of_part(file: &At, place: u64, length: u64) -> io::Result<Self> {
+        let part = Self::new(Source::Part(At { place, ..file.clone() }, length))?;
+        if part.size() == length { Ok(part) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
     fn new(source: Source) -> io::Result<Self> {
         let mut head = Head::default();
         source.copy_to(&mut head)?;
@@ -76,18 +87,14 @@ impl Content {
     }
 
     /// The same without what only debuggers read, if it is a shared object that has something of it.
-    /// All of it is in memory meanwhile.
+    /// All of it is in memory meanwhile; what is left waits `aside`.
     ///
     /// # Errors
-    /// It cannot be read.
-    pub(super) fn stripped(&self) -> io::Result<Option<Self>> {
-        let bytes = self.read()?;
-        let Some(stripped) = strip(&bytes) else { return Ok(None) };
-        let mut content = Self::from(stripped);
-        if let Source::Member(member) = &self.source {
-            content.source = Source::Stripped(member.clone());
-        }
-        Ok(Some(content))
+    /// It cannot be read, or what is left cannot be written.
+    pub(super) fn stripped(&self, aside: &mut Aside<'_>) -> io::Result<Option<Self>> {
+        let Some(stripped) = strip(&self.read()?) else { return Ok(None) };
+        let source = aside.put(&stripped)?;
+        Ok(Some(Self { source, ..stripped.into() }))
     }
 
     /// Length and digest.
@@ -127,11 +134,11 @@ impl Content {
         match &self.source {
             Source::Memory(bytes) => out.write_all(bytes),
             // An archive has check sums of its own.
-            source @ (Source::Member(_) | Source::Stripped(_)) => {
+            source @ Source::Member(_) => {
                 let written = source.copy_to(out)?;
                 self.check(written == self.known.size)
             }
-            source @ Source::Disk(_) => {
+            source @ (Source::Disk(_) | Source::Part(..)) => {
                 let mut out = DigestWriter::new(out);
                 source.copy_to(&mut out)?;
                 let (_, sha256, size) = out.finish();
@@ -171,12 +178,7 @@ impl Source {
             Self::Memory(bytes) => out.write_all(bytes).map(|()| bytes.len() as u64),
             Self::Disk(path) => copy(&mut fs::File::open(path)?, out),
             Self::Member(member) => member.copy_to(out),
-            Self::Stripped(member) => {
-                let mut bytes = Vec::new();
-                member.copy_to(&mut bytes)?;
-                let bytes = strip(&bytes).unwrap_or(bytes);
-                out.write_all(&bytes).map(|()| bytes.len() as u64)
-            }
+            Self::Part(file, length) => copy(&mut file.clone().take(*length), out),
         }
     }
 }
@@ -186,9 +188,8 @@ impl fmt::Debug for Source {
         match self {
             Self::Memory(bytes) => write!(f, "{} bytes", bytes.len()),
             Self::Disk(path) => write!(f, "`{}`", path.display()),
-            Self::Member(member) | Self::Stripped(member) => {
-                write!(f, "entry {} of a wheel", member.index)
-            }
+            Self::Member(member) => write!(f, "entry {} of a wheel", member.index),
+            Self::Part(_, length) => write!(f, "{length} bytes of a file of the cache"),
         }
     }
 }
@@ -243,6 +244,33 @@ impl Write for Head {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A file without a name, for bytes that were made and are used again, so that they are not in
+/// memory meanwhile.
+#[derive(Debug)]
+pub(super) struct Aside<'a> {
+    store: &'a Store,
+    file: Option<At>,
+}
+
+impl<'a> Aside<'a> {
+    /// Makes no file yet.
+    pub(super) fn new(store: &'a Store) -> Self {
+        Self { store, file: None }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<Source> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => At::new(self.store.temporary_file().map_err(io::Error::other)?)?,
+        };
+        let (place, length) = (file.size, bytes.len() as u64);
+        file.file.write_all_at(bytes, place)?;
+        let source = Source::Part(At { place, ..file.clone() }, length);
+        self.file = Some(At { size: place + length, ..file });
+        Ok(source)
     }
 }
 
@@ -321,5 +349,27 @@ mod tests {
         fs::remove_file(&path).unwrap();
         assert_eq!(small.read().unwrap(), "small");
         assert!(!Content::from("").starts_with(b"x") && Content::from("").starts_with(b""));
+    }
+
+    #[test]
+    fn what_waits_aside_is_read_when_it_is_used_and_must_be_what_it_was() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut aside = Aside::new(&store);
+        let parts = [&b"one"[..], b"", b"three"].map(|bytes| {
+            let source = aside.put(bytes).unwrap();
+            (bytes, Content { source, ..bytes.into() })
+        });
+        for (bytes, content) in &parts {
+            assert_eq!(content.read().unwrap(), bytes);
+        }
+        let file = aside.file.unwrap();
+        assert_eq!(Content::of_part(&file, 3, 5).unwrap(), parts[2].1);
+        let short = Content::of_part(&file, 3, 6).unwrap_err();
+        assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+        file.file.write_all_at(b"other", 3).unwrap();
+        let error = parts[2].1.read().unwrap_err().to_string();
+        assert_eq!(error, "5 bytes of a file of the cache changed while it was read");
+        assert_eq!(parts[0].1.read().unwrap(), "one");
     }
 }

@@ -248,11 +248,11 @@ fn install(
 ) -> Result<(Tree, Installed), Error> {
     let laid_out = lay_out(wheel, options, store)?;
     let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
-        return laid_out.finish(&Modules::new());
+        return laid_out.finish(&Modules::new(), store);
     };
-    let modules = laid_out.modules(rule)?;
+    let modules = laid_out.modules(rule);
     let kept = match bytecode.get(&wheel.name) {
-        Some(ours) => return laid_out.finish(ours),
+        Some(ours) => return laid_out.finish(ours, store),
         None if modules.is_empty() => Some(Modules::new()),
         None => compiler.cached(&modules, store)?,
     };
@@ -261,7 +261,7 @@ fn install(
         kept::forget_distribution(&kept::distribution_key(wheel, options), store)?;
         return Err(Error::Absent { file_name: wheel.file_name.clone(), digest: wheel.digest });
     };
-    laid_out.finish(&kept)
+    laid_out.finish(&kept, store)
 }
 
 /// A repair that repairs nothing is a mistake, not a wish.

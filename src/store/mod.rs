@@ -319,6 +319,14 @@ impl Store {
         }
     }
 
+    /// A file without a name on the cache's file system: it is gone when it is closed.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn temporary_file(&self) -> Result<std::fs::File, Error> {
+        tempfile::tempfile_in(self.run()?).map_err(|e| self.disk(e))
+    }
+
     /// A temporary directory on the cache's file system, which the store must outlive.
     ///
     /// # Errors

@@ -49,7 +49,9 @@ pub(super) fn wheel(bytes: &[u8]) {
     let mut archive = tempfile::tempfile().unwrap();
     archive.write_all(bytes).unwrap();
     let Ok(laid_out) = installing::lay_out(archive, &file, &scheme, &treatment) else { return };
-    let Ok((tree, installed)) = laid_out.finish(&BTreeMap::new()) else { return };
+    let folder = tempfile::TempDir::new().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let Ok((tree, installed)) = laid_out.finish(&BTreeMap::new(), &store) else { return };
 
     let mut contents = BTreeMap::new();
     let mut size = 0;

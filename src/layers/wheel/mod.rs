@@ -15,7 +15,8 @@ use pep440_rs::Version;
 use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
-use super::content::Content;
+use super::bytecode::Modules;
+use super::content::{Aside, Content};
 use super::error::{Error, WheelProblem};
 use super::path::ContainerPath;
 use super::prune::{Prune, Pruned};
@@ -24,6 +25,7 @@ use super::treatment::Treatment;
 use super::tree::{Entry, Known, Tree};
 use crate::oci::Digest;
 use crate::python::record::{Hash, Record, Row};
+use crate::store::Store;
 
 mod dist_info;
 mod members;
@@ -108,6 +110,8 @@ pub struct LaidOut {
     root: ContainerPath,
     dist_info: ContainerPath,
     requested: bool,
+    /// Whether its shared objects are stripped when it is finished.
+    strip: bool,
     placed: Vec<Placed>,
     installed: Installed,
 }
@@ -184,14 +188,6 @@ fn lay_out_files(
         }
     });
     installed.replaced = replace(&mut placed, root, treatment)?;
-    if treatment.strip {
-        for file in placed.iter_mut().filter(|file| file.content.starts_with(ELF)) {
-            if let Some(stripped) = file.content.stripped().map_err(|e| file.unreadable(e))? {
-                installed.stripped += file.content.size() - stripped.size();
-                file.content = stripped;
-            }
-        }
-    }
     let commands = info.entry_points.scripts();
     installed.launchers = commands
         .keys()
@@ -203,6 +199,7 @@ fn lay_out_files(
         root: root.clone(),
         dist_info,
         requested: wheel.requested,
+        strip: treatment.strip,
         placed,
         installed,
     })
@@ -263,10 +260,7 @@ impl LaidOut {
     }
 
     /// The modules that the treatment's rule wants compiled, in byte order of paths.
-    ///
-    /// # Errors
-    /// The wheel cannot be read any more.
-    pub fn modules(&self, rule: &Prune) -> Result<BTreeMap<ContainerPath, Bytes>, Error> {
+    pub fn modules(&self, rule: &Prune) -> Modules {
         let is_module = |file: &&Placed| {
             file.path.is_below(&self.root)
                 && Path::new(file.path.as_relative())
@@ -275,27 +269,30 @@ impl LaidOut {
                 && rule.matches(&file.path.relative_to(&self.root))
         };
         let modules = self.placed.iter().filter(is_module);
-        modules
-            .map(|file| Ok((file.path.clone(), file.read()?)))
-            .collect::<Result<_, _>>()
-            .map_err(|problem| Error::Wheel { file_name: self.file_name.clone(), problem })
+        modules.map(|file| (file.path.clone(), file.content.clone())).collect()
     }
 
-    /// Writes the records: the distribution as it is installed, with this bytecode, and the figures.
+    /// Strips, and writes the records: the distribution as it is installed, with this bytecode, and
+    /// the figures. `store` holds what has no other place.
     ///
     /// # Errors
-    /// Two files want one place.
-    pub fn finish(
-        self,
-        bytecode: &BTreeMap<ContainerPath, Bytes>,
-    ) -> Result<(Tree, Installed), Error> {
-        let Self { file_name, root, dist_info, requested, mut placed, mut installed, .. } = self;
+    /// Two files want one place, or a file cannot be stripped.
+    pub fn finish(self, bytecode: &Modules, store: &Store) -> Result<(Tree, Installed), Error> {
+        let Self { file_name, root, dist_info, requested, strip, mut placed, mut installed } = self;
         let problem = |problem| Error::Wheel { file_name: file_name.clone(), problem };
         // A wheel's own bytecode gives way to ours: it would be stale at the least.
         placed.retain(|file| !bytecode.contains_key(&file.path));
-        for (path, bytes) in bytecode {
-            installed.bytecode += bytes.len() as u64;
-            placed.push(Placed { path: path.clone(), content: bytes.clone().into(), mode: 0o644 });
+        let mut aside = Aside::new(store);
+        for file in placed.iter_mut().filter(|file| strip && file.content.starts_with(ELF)) {
+            let stripped = file.content.stripped(&mut aside);
+            if let Some(stripped) = stripped.map_err(|e| problem(file.unreadable(e)))? {
+                installed.stripped += file.content.size() - stripped.size();
+                file.content = stripped;
+            }
+        }
+        for (path, content) in bytecode {
+            installed.bytecode += content.size();
+            placed.push(Placed { path: path.clone(), content: content.clone(), mode: 0o644 });
         }
         // Step 2.d: RECORD with the installed paths. Step 2.e has nothing to do, since there is no
         // `.data` folder to remove; step 2.f, compiling, is done above.

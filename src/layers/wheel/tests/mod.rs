@@ -183,6 +183,13 @@ impl Wheel {
     }
 }
 
+/// An empty cache, and the folder it lies in for as long as it is used.
+pub(super) fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::TempDir::new().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    (folder, store)
+}
+
 /// A file with these bytes, which has no name.
 pub(super) fn on_disk(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
@@ -197,5 +204,6 @@ pub(super) fn install(
     scheme: &Scheme,
     treatment: &Treatment,
 ) -> Result<(Tree, Installed), Error> {
-    lay_out(on_disk(bytes), wheel, scheme, treatment)?.finish(&BTreeMap::new())
+    let (_folder, store) = store();
+    lay_out(on_disk(bytes), wheel, scheme, treatment)?.finish(&BTreeMap::new(), &store)
 }
