@@ -33,7 +33,8 @@ pub(super) struct Failed {
     pub error: String,
 }
 
-/// Does `work` for every cell, at most `parallel` at once, each as a task of its own.
+/// Does `work` for every cell, at most `parallel` at once, each as a task of its own if there are
+/// several.
 ///
 /// Without `keep_going` no further cell is begun after a failure and those behind it are given up;
 /// those before it are finished, so that the failure that is reported does not depend on who was
@@ -49,6 +50,16 @@ where
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let of = cells.len();
+    let mut cells = cells;
+    // One alone stays on this thread, and so does its memory: what a thread frees others do not get.
+    if of == 1
+        && let Some((name, item)) = cells.pop()
+    {
+        return match Box::pin(work(item)).await {
+            Ok(result) => Outcomes { done: vec![result], failed: Vec::new(), of },
+            Err(error) => Outcomes { done: Vec::new(), failed: vec![(name, error)], of },
+        };
+    }
     let names: Vec<String> = cells.iter().map(|(name, _)| name.clone()).collect();
     let mut waiting = cells.into_iter().map(|(_, item)| item).enumerate();
     let mut tasks = JoinSet::new();
