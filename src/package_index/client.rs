@@ -16,7 +16,7 @@ use super::memo::Memo;
 use super::sdist::{self, SdistSource};
 use super::transfer::{Part, Transfer, Wanted, redact};
 use super::wheel_archive::{self, Partial, Step};
-use super::{File, Location, Project, local, page};
+use super::{Address, File, Location, Project, local, page};
 use crate::http::Following;
 use crate::oci::Digest;
 use crate::python::{CoreMetadata, WheelFilename};
@@ -260,7 +260,7 @@ impl Client {
     ) -> Result<CoreMetadata, Error> {
         let url = match &file.location {
             Location::Local(path) => return parse(file, &local::metadata(path, file, wheel)?),
-            Location::Remote(url) => url,
+            Location::Remote(address) => &url_of(file, address)?,
         };
         // The address is in the key too: an index that claims another's hash gains nothing.
         let key =
@@ -419,7 +419,8 @@ impl Client {
                     Location::Remote(_) if config.offline => {
                         return Err(Error::Offline(file.file_name.clone()));
                     }
-                    Location::Remote(url) => {
+                    Location::Remote(address) => {
+                        let url = &url_of(file, address)?;
                         let promised = size.or(file.size);
                         let limit = promised.unwrap_or(FILE_LIMIT);
                         transfer
@@ -475,9 +476,13 @@ fn keep(
     })
 }
 
+fn url_of(file: &File, address: &Address) -> Result<Url, Error> {
+    address.url().ok_or_else(|| Error::Address { file_name: file.file_name.clone() })
+}
+
 fn memo_key(file: &File) -> String {
     match &file.location {
-        Location::Remote(url) => url.to_string(),
+        Location::Remote(Address(text)) => text.to_string(),
         Location::Local(path) => path.to_string_lossy().into_owned(),
     }
 }

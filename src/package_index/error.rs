@@ -70,6 +70,12 @@ pub enum Error {
         #[source]
         source: page::Error,
     },
+    /// What is said to be the address of a file is none.
+    #[error("`{file_name}` has no address")]
+    Address {
+        /// Its name.
+        file_name: String,
+    },
     /// The metadata of one file cannot be used: its version is out, others may do.
     #[error("`{file_name}` has unusable metadata")]
     Metadata {
@@ -183,6 +189,7 @@ impl Failure for Error {
             | Self::TooLarge { .. }
             | Self::Encoding { .. }
             | Self::Page { .. }
+            | Self::Address { .. }
             | Self::Metadata { .. }
             | Self::NoSuchFile { .. }
             | Self::Offline(_) => Kind::Remote,

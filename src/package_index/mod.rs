@@ -72,20 +72,36 @@ pub enum FileKind {
     Sdist,
 }
 
-/// Where a file lies. Its `Debug` shows no credentials and no query.
-#[derive(Clone)]
+/// Where a file lies.
+#[derive(Clone, Debug)]
 pub enum Location {
     /// On an index. Never printed with credentials and never written to a lock.
-    Remote(Url),
+    Remote(Address),
     /// In a `--find-links` folder.
     Local(PathBuf),
 }
 
-impl fmt::Debug for Location {
+/// An address as text: of the thousands on a page few are asked, and a [`Url`] is six times as large
+/// beside its text. Its `Debug` shows no credentials and no query.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address(Box<str>);
+
+impl Address {
+    /// The address; `None` never, since it was one.
+    pub fn url(&self) -> Option<Url> {
+        Url::parse(&self.0).ok()
+    }
+}
+
+impl From<Url> for Address {
+    fn from(url: Url) -> Self {
+        Self(String::from(url).into())
+    }
+}
+
+impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Remote(url) => f.debug_tuple("Remote").field(&transfer::redact(url)).finish(),
-            Self::Local(path) => f.debug_tuple("Local").field(path).finish(),
-        }
+        let shown = self.url().map(|url| transfer::redact(&url));
+        fmt::Debug::fmt(&shown.unwrap_or_default(), f)
     }
 }

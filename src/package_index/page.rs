@@ -153,7 +153,7 @@ fn file(
     let file = File {
         file_name: entry.file_name.into_owned(),
         kind,
-        location: Location::Remote(url),
+        location: Location::Remote(url.into()),
         size: entry.size,
         sha256: entry.sha256.and_then(digest),
         requires_python,
@@ -352,9 +352,10 @@ mod tests {
         let mut lines = Vec::new();
         for (version, files) in project.versions {
             for file in files {
-                let Location::Remote(url) = &file.location else {
+                let Location::Remote(address) = &file.location else {
                     panic!("remote");
                 };
+                let url = address.url().unwrap();
                 lines.push(format!(
                     "{version} {} {} {url} size={:?} sha={} py={} up={} yanked={:?} meta={:?}",
                     file.file_name,

@@ -24,6 +24,7 @@ pub(super) fn page(bytes: &[u8]) {
                 let Location::Remote(address) = &file.location else {
                     panic!("a page names a file of this machine: {file:?}");
                 };
+                let address = address.url().unwrap();
                 assert!(matches!(address.scheme(), "http" | "https"), "{address}");
                 assert!(!file.file_name.is_empty(), "{file:?}");
             }

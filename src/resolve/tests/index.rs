@@ -61,7 +61,7 @@ impl Index {
                 file_name: file_name.to_owned(),
                 kind,
                 location: Location::Remote(
-                    format!("https://files.invalid/{file_name}").parse().unwrap(),
+                    url::Url::parse(&format!("https://files.invalid/{file_name}")).unwrap().into(),
                 ),
                 size: Some(file_name.len() as u64),
                 sha256: Some(Digest::of(file_name.as_bytes())),
