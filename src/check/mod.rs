@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::base::{Base, rootfs};
 use crate::image::Image;
 use crate::oci::{Descriptor, Digest, ImageManifest};
-use crate::sandbox::{self, Job, Tier};
+use crate::sandbox::{self, Job, Promise, Tier};
 use crate::store::{self, Store};
 use crate::world::{World, on_thread};
 
@@ -42,6 +42,9 @@ pub enum Start {
         tier: Tier,
         /// Why it did not run in namespaces, if they were refused.
         refusal: Option<String>,
+        /// What the kernel let it reach against the sandbox's promises.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<Promise>,
         /// The first line it said.
         said: String,
         /// Whether an earlier run saw it.
@@ -54,9 +57,10 @@ pub enum Start {
 impl std::fmt::Display for Start {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Ran { command, tier, said, from_cache, .. } => {
+            Self::Ran { command, tier, left, said, from_cache, .. } => {
                 let cached = if *from_cache { ", seen before" } else { "" };
-                write!(f, "`{}` ran (tier {tier}{cached}): {said}", command.join(" "))
+                let left = sandbox::within_reach(left);
+                write!(f, "`{}` ran (tier {tier}{left}{cached}): {said}", command.join(" "))
             }
             Self::NotRun(why) => write!(f, "not run: {why}"),
         }
@@ -174,9 +178,12 @@ pub async fn start(subject: &Subject, command: &[String], world: &World) -> Resu
     let words: Vec<&[u8]> = command.iter().map(String::as_bytes).collect();
     let key = store::key(&[&[subject.config_digest.as_bytes().as_slice()], &words[..]].concat());
     if let Some(record) = world.store.record(RECORDS, &key)?
-        && let Ok(Start::Ran { command, tier, refusal, said, .. }) = serde_json::from_slice(&record)
+        && let Ok(mut start @ Start::Ran { .. }) = serde_json::from_slice(&record)
     {
-        return Ok(Start::Ran { command, tier, refusal, said, from_cache: true });
+        if let Start::Ran { from_cache, .. } = &mut start {
+            *from_cache = true;
+        }
+        return Ok(start);
     }
     let (layers, store) = (subject.layers.clone(), world.store.clone());
     let unpacked = on_thread(move || rootfs::unpack_once(&layers, &store)).await?;
@@ -212,6 +219,7 @@ pub async fn start(subject: &Subject, command: &[String], world: &World) -> Resu
         command: command.to_vec(),
         tier: outcome.tier,
         refusal: outcome.refusal,
+        left: outcome.left,
         said: said.lines().map(clean).next().unwrap_or_default(),
         from_cache: false,
     };

@@ -14,7 +14,7 @@ use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{Plan, PlannedDistribution};
 use crate::python::Target;
 use crate::recipe::Cell;
-use crate::sandbox::Tier;
+use crate::sandbox::{Promise, Tier, within_reach};
 use crate::world::{World, host_platform};
 
 /// An sdist that became a wheel.
@@ -36,6 +36,9 @@ pub struct Built {
     pub compiler: Option<String>,
     /// How the build ran, now or when it was cached.
     pub tier: Tier,
+    /// What the kernel let the build reach against the sandbox's promises.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<Promise>,
     /// Whether it has C sources but no compiled code: it fell back to pure Python.
     pub pure_fallback: bool,
     /// Whether it was built by an earlier run.
@@ -118,6 +121,7 @@ pub(super) async fn wheel_of(
         built_on: twin.map(|twin| twin.platform),
         compiler: compiler.map(|(_, file_name, ..)| file_name),
         tier: wheel.tier,
+        left: wheel.left,
         pure_fallback: wheel.pure_fallback,
         from_cache: wheel.from_cache,
         found_in,
@@ -179,9 +183,10 @@ fn tell(
     }
     if wheel.tier == Tier::Loader {
         world.progress.notice(&format!(
-            "{} was built through the base's loader, without namespaces: {}",
+            "{} was built through the base's loader, without namespaces: {}{}",
             distribution.name,
-            wheel.refusal.as_deref().unwrap_or("as was asked for")
+            wheel.refusal.as_deref().unwrap_or("as was asked for"),
+            within_reach(&wheel.left)
         ));
     }
 }

@@ -1,5 +1,5 @@
-//! Tier 2: the base's dynamic loader runs the program in place. No namespace, so no promise about
-//! network and files; the environment, the limits and the end of all processes are as in tier 1.
+//! Tier 2: the base's dynamic loader runs the program in place. What a namespace hides is refused
+//! instead ([`super::fence`]); the environment, the limits and the end of all processes are as in tier 1.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -6,10 +6,16 @@
 //! | promise | namespaces | loader |
 //! | --- | --- | --- |
 //! | exactly the given environment, `umask` 022, standard input empty | yes | yes |
-//! | the base is `/` and read-only; of the host the work folder at `/build` and what is lent, read-only | yes | no: in place |
-//! | no network, not even loopback | yes | no |
+//! | the base is `/` | yes | no: in place |
+//! | the base and what is lent are read-only; of the host's files only the work folder besides | not there | refused (`Files`; see `fence` for the few exceptions) |
+//! | no network, not even loopback | not there | refused (`Network`) |
+//! | the host's processes cannot be traced, looked into or signalled | not there | refused (`Processes`) |
+//! | the host's local sockets cannot be talked to | not there | refused (`Sockets`) |
 //! | no process outlives the job, the time limit, or us | yes | yes |
-//! | no new privileges, no capabilities; limits on CPU time, memory, file size, output | yes | yes |
+//! | no new privileges, no capabilities; limits on CPU time, memory, file size, open files, output | yes | yes |
+//!
+//! Where the kernel is too old to refuse, or was told not to, the outcome says which [`Promise`] is not
+//! kept, and so does whatever is said of the job.
 //!
 //! The stages are this program started again ([`run_stage`]), because a process can only change its
 //! namespaces while it has one thread:
@@ -33,6 +39,8 @@ mod elf;
 #[cfg(target_os = "linux")]
 mod emulator;
 pub mod error;
+#[cfg(target_os = "linux")]
+mod fence;
 #[cfg(target_os = "linux")]
 mod loader;
 #[cfg(target_os = "linux")]
@@ -128,6 +136,38 @@ impl std::fmt::Display for Ending {
     }
 }
 
+/// What a job of the loader tier is kept from by the kernel, if it can: on an old one, or one that was
+/// told otherwise, this is left open. Namespaces keep them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Promise {
+    /// The host's files cannot be read or changed (Landlock since Linux 6.2; not for an emulator).
+    Files,
+    /// There is no network (seccomp; not for a program of 32 bits).
+    Network,
+    /// The host's processes cannot be traced or signalled (Landlock since Linux 6.12).
+    Processes,
+    /// The host's local sockets cannot be talked to (Landlock since Linux 7.1).
+    Sockets,
+}
+
+impl std::fmt::Display for Promise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Files => "the host's files",
+            Self::Network => "the network",
+            Self::Processes => "the host's processes",
+            Self::Sockets => "the host's local sockets",
+        })
+    }
+}
+
+/// What a tier's name is followed by, if promises are left: `; within reach: the network`.
+pub fn within_reach(left: &[Promise]) -> String {
+    let words: Vec<String> = left.iter().map(ToString::to_string).collect();
+    if words.is_empty() { String::new() } else { format!("; within reach: {}", words.join(", ")) }
+}
+
 /// What a job left behind.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -140,6 +180,8 @@ pub struct Outcome {
     /// Why it did not run in namespaces, if they were tried and refused: the step and what the
     /// kernel said.
     pub refusal: Option<String>,
+    /// What this kernel let it reach against the promises.
+    pub left: Vec<Promise>,
     /// stdout and stderr, interleaved.
     pub log: Vec<u8>,
 }

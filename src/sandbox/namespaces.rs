@@ -20,14 +20,13 @@ use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, getegid, geteuid, pivot_root, sethostname};
 
+use super::fence::DEVICES;
 use super::stage::{Refusal, Spec, Step};
 
 /// Where the job sees its work folder.
 pub(super) const WORK: &str = "/build";
 /// The job's user and group in its own namespace: any number but root's.
 const USER: u32 = 1000;
-/// What the host lends of its `/dev`.
-const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Names at the top of the base that the job's root has of its own.
 const OWN: [&str; 5] = ["build", "dev", "proc", "sys", "tmp"];
 

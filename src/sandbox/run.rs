@@ -14,7 +14,9 @@ use tokio::time::timeout;
 
 use super::confine::resolve;
 use super::stage::{OUTER, Report, Spec};
-use super::{Ending, Error, Job, Outcome, Sandbox, Tier, elf, emulator, loader, namespaces};
+use super::{
+    Ending, Error, Job, Outcome, Promise, Sandbox, Tier, elf, emulator, loader, namespaces,
+};
 
 /// How long the stages may take to kill everything before they are killed themselves.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -41,7 +43,7 @@ struct Program {
 }
 
 enum Attempt {
-    Ran(Ending, Vec<u8>),
+    Ran((Ending, Vec<Promise>), Vec<u8>),
     Refused(String),
 }
 
@@ -59,9 +61,7 @@ impl Sandbox {
         let mut refusal = None;
         if !self.force_loader {
             match self.attempt(&job, namespaces_spec(&job, &program)).await? {
-                Attempt::Ran(ending, log) => {
-                    return Ok(outcome(ending, Tier::Namespaces, None, log));
-                }
+                Attempt::Ran(end, log) => return Ok(outcome(end, Tier::Namespaces, None, log)),
                 Attempt::Refused(why) => refusal = Some(why),
             }
         }
@@ -75,7 +75,7 @@ impl Sandbox {
             Err(e) => return Err(no_tier(e.to_string(), refusal)),
         };
         match self.attempt(&job, spec).await? {
-            Attempt::Ran(ending, log) => Ok(outcome(ending, Tier::Loader, refusal, log)),
+            Attempt::Ran(end, log) => Ok(outcome(end, Tier::Loader, refusal, log)),
             Attempt::Refused(why) => Err(no_tier(why, refusal)),
         }
     }
@@ -127,19 +127,26 @@ impl Sandbox {
                 Err(Error::OutputLimit { program: program(), limit: job.output_limit, log })
             }
             Ok(Ok(_)) => match serde_json::from_slice(&report) {
-                Ok(Report::Ended(ending)) => Ok(Attempt::Ran(ending, log)),
+                Ok(Report::Ended(ending, left)) => Ok(Attempt::Ran((ending, left), log)),
                 Ok(Report::Refused(why)) => Ok(Attempt::Refused(why)),
                 Ok(Report::NotStarted(reason)) => {
                     Err(Error::NotStarted { program: program(), reason })
                 }
-                Err(_no_report) => Err(Error::NoReport { launcher: self.launcher.clone(), log }),
+                Ok(Report::Left(_)) | Err(_) => {
+                    Err(Error::NoReport { launcher: self.launcher.clone(), log })
+                }
             },
         }
     }
 }
 
-fn outcome(ending: Ending, tier: Tier, refusal: Option<String>, log: Vec<u8>) -> Outcome {
-    Outcome { success: ending == Ending::Exited(0), ending, tier, refusal, log }
+fn outcome(
+    (ending, left): (Ending, Vec<Promise>),
+    tier: Tier,
+    refusal: Option<String>,
+    log: Vec<u8>,
+) -> Outcome {
+    Outcome { success: ending == Ending::Exited(0), ending, tier, refusal, left, log }
 }
 
 /// The job wrote more than it may.
@@ -284,6 +291,7 @@ fn namespaces_spec(job: &Job, program: &Program) -> Spec {
         rootfs: job.rootfs.clone(),
         work: job.work.clone(),
         lent: job.lent.clone(),
+        machine: program.machine.clone(),
         argv,
         name: None,
         env: job.env.clone(),
@@ -308,7 +316,8 @@ fn loader_spec(job: &Job, program: &Program) -> io::Result<Spec> {
         tier: Tier::Loader,
         rootfs: job.rootfs.clone(),
         work: job.work.clone(),
-        lent: Vec::new(),
+        lent: job.lent.clone(),
+        machine: program.machine.clone(),
         argv: translated.argv,
         name: translated.name,
         env: translated.env,

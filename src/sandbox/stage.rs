@@ -5,7 +5,7 @@
 //! namespace; the loader tier has none); `inner` confines itself and becomes the program.
 //!
 //! Each gets the [`Spec`] as the first line of standard input, and says on standard output what it
-//! knows. Silence of `inner` means that the program started.
+//! knows, a line for each. Silence of `inner` after what the kernel left means that the program started.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,7 +24,7 @@ use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::reaper::kill_descendants;
-use super::{Ending, Lent, Tier, namespaces};
+use super::{Ending, Lent, Promise, Tier, fence, namespaces};
 
 /// The first argument of the stages. No command of the command line begins like this.
 pub(super) const OUTER: &str = "__sandbox-outer";
@@ -35,6 +35,9 @@ const INNER: &str = "__sandbox-inner";
 const ADDRESS_SPACE: u64 = 16 << 30;
 /// The largest file a job may write.
 const FILE_SIZE: u64 = 4 << 30;
+/// Open files. Where there is no `/proc` to look at, a child's are closed one number after the other,
+/// and some hosts allow a thousand million.
+const OPEN_FILES: u64 = 16 << 10;
 /// Processes and threads in the job's user namespace.
 const PROCESSES: u64 = 4096;
 
@@ -45,6 +48,8 @@ pub(super) struct Spec {
     pub(super) rootfs: PathBuf,
     pub(super) work: PathBuf,
     pub(super) lent: Vec<Lent>,
+    /// What the program was built for, in Rust's words.
+    pub(super) machine: String,
     /// The program's path and its arguments, as the tier sees them.
     pub(super) argv: Vec<String>,
     /// The name the program is called by, if it is not its path.
@@ -59,8 +64,10 @@ pub(super) struct Spec {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Report {
-    /// The program ran and ended.
-    Ended(Ending),
+    /// The program is being started, and the kernel lets these promises not be kept.
+    Left(Vec<Promise>),
+    /// The program ran and ended; what was left.
+    Ended(Ending, Vec<Promise>),
     /// This tier does not work here: the step and what the kernel said.
     Refused(String),
     /// The tier works, but the program was not started.
@@ -103,8 +110,10 @@ pub(super) fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitC
 
 /// Writes a report; there is nobody to tell if that fails.
 fn say(to: &mut impl Write, report: &Report) -> ExitCode {
-    let written =
-        serde_json::to_vec(report).map_err(io::Error::other).and_then(|bytes| to.write_all(&bytes));
+    let written = serde_json::to_vec(report).map_err(io::Error::other).and_then(|mut bytes| {
+        bytes.push(b'\n');
+        to.write_all(&bytes)
+    });
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -165,13 +174,18 @@ fn listen(mut child: Child) -> Result<Report, Refusal> {
         stdout.read_to_end(&mut said).step("listen to a stage")?;
     }
     let status = child.wait().step("wait for a stage")?;
-    if !said.trim_ascii().is_empty() {
-        return serde_json::from_slice(&said).map_err(io::Error::from).step("listen to a stage");
+    let mut left = Vec::new();
+    for line in said.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line).map_err(io::Error::from).step("listen to a stage")? {
+            Report::Left(promises) => left = promises,
+            report => return Ok(report),
+        }
     }
-    Ok(Report::Ended(match (status.code(), status.signal()) {
+    let ending = match (status.code(), status.signal()) {
         (Some(code), _) => Ending::Exited(code),
         (None, signal) => Ending::Signalled(signal.unwrap_or_default()),
-    }))
+    };
+    Ok(Report::Ended(ending, left))
 }
 
 fn hand_over(child: &mut Child, spec: &Spec) -> Result<(), Refusal> {
@@ -208,7 +222,7 @@ fn inner() -> ExitCode {
     let Ok(mut channel) = io::stdout().as_fd().try_clone_to_owned().map(File::from) else {
         return ExitCode::FAILURE;
     };
-    let report = match die_with_parent(&mut channel).and_then(|()| confine_and_exec()) {
+    let report = match die_with_parent(&mut channel).and_then(|()| confine_and_exec(&mut channel)) {
         Ok(never_started) => Report::NotStarted(never_started.to_string()),
         Err(refusal) => Report::Refused(refusal.to_string()),
     };
@@ -216,7 +230,7 @@ fn inner() -> ExitCode {
 }
 
 /// Returns only if the program was not started.
-fn confine_and_exec() -> Result<io::Error, Refusal> {
+fn confine_and_exec(channel: &mut File) -> Result<io::Error, Refusal> {
     let spec = read_spec(&mut io::stdin().lock())?;
     umask(Mode::from_bits_truncate(0o022));
     // Opened before the root changes: a base may have no /dev of its own.
@@ -227,6 +241,10 @@ fn confine_and_exec() -> Result<io::Error, Refusal> {
     }
     limit(&spec)?;
     prctl::set_no_new_privs().step("set_no_new_privs")?;
+    if spec.tier == Tier::Loader {
+        let left = fence::close(&spec)?;
+        say(channel, &Report::Left(left));
+    }
     // A change of credentials clears it, so once more.
     prctl::set_pdeathsig(Signal::SIGKILL).step("set_pdeathsig")?;
     let Some((program, arguments)) = spec.argv.split_first() else {
@@ -250,6 +268,7 @@ fn limit(spec: &Spec) -> Result<(), Refusal> {
         (Resource::RLIMIT_CPU, spec.cpu_seconds),
         (Resource::RLIMIT_AS, ADDRESS_SPACE),
         (Resource::RLIMIT_FSIZE, FILE_SIZE),
+        (Resource::RLIMIT_NOFILE, OPEN_FILES),
     ];
     if spec.tier == Tier::Namespaces {
         // Elsewhere it would count everything the user runs.

@@ -46,7 +46,8 @@ async fn a_cell_on_glibc_is_made_and_runs() {
     let mut command = recipe.command(other.path(), &["check", "image.tar"]);
     command.env("ASSEMBLE_SANDBOX", "loader");
     let said = run(command).await.success().stdout;
-    assert!(said.contains("`locust --version` ran (tier loader): locust 2.47.0"), "{said}");
+    assert!(said.contains("`locust --version` ran (tier loader"), "{said}");
+    assert!(said.contains("): locust 2.47.0"), "{said}");
 
     let image = recipe.path("image.tar").display().to_string();
     let in_docker = tokio::task::spawn_blocking(move || {

@@ -44,6 +44,9 @@ mod entrypoint;
 /// Every exit code, each way to it, and what is said.
 #[cfg(test)]
 mod errors;
+/// A hostile build script, in each tier of the sandbox.
+#[cfg(test)]
+mod fence;
 /// What the base cannot load is not published.
 #[cfg(test)]
 mod gate;

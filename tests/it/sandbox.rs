@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assemble::error::{Failure, Kind};
-use assemble::sandbox::{Ending, Error, Job, Lent, Outcome, Sandbox, Tier};
+use assemble::sandbox::{Ending, Error, Job, Lent, Outcome, Promise, Sandbox, Tier};
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
+use nix::sys::resource::{Resource, getrlimit};
 use tempfile::TempDir;
 
 use crate::support::{skip, tool};
@@ -210,19 +211,26 @@ fn there_is_no_network() {
     let Some(scene) = Scene::new() else {
         return;
     };
-    if run(Tier::Namespaces, &scene.job("true")).is_none() {
-        return;
+    for tier in TIERS {
+        if run(tier, &scene.job("true")).is_some() {
+            there_is_no_network_in(tier, &scene);
+        }
     }
+}
+
+fn there_is_no_network_in(tier: Tier, scene: &Scene) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let script = format!(
         "nc -w 2 127.0.0.1 {port} </dev/null; echo status $?; cat /proc/net/dev /proc/net/route"
     );
-    let Some(outcome) = run(Tier::Namespaces, &scene.job(&script)) else {
-        return;
+    let text = log(&run(tier, &scene.job(&script)).unwrap());
+    let said = match tier {
+        Tier::Namespaces => "nreachable",
+        Tier::Loader => "ddress family not supported",
     };
-    let text = log(&outcome);
-    assert!(text.contains("nreachable") && text.contains("status 1"), "{text}");
+    assert!(text.contains(said) && text.contains("status 1"), "{text}");
+    // In place, the host's is not to be read.
     let devices: Vec<_> = text
         .lines()
         .filter_map(|line| line.split_once(':'))
@@ -318,13 +326,63 @@ fn the_umask_and_the_limits_are_the_jobs() {
     let Some(scene) = Scene::new() else {
         return;
     };
+    let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let expected = format!("0022\n0\n8388608\n16777216\n80\n{}\n", files.min(16384));
     for tier in TIERS {
-        let job = scene.job("umask; ulimit -c; ulimit -f; ulimit -v; ulimit -t");
+        let job = scene.job("umask; ulimit -c; ulimit -f; ulimit -v; ulimit -t; ulimit -Hn");
         let Some(outcome) = run(tier, &job) else {
             continue;
         };
-        assert_eq!(log(&outcome), "0022\n0\n8388608\n16777216\n80\n", "{tier}");
+        assert_eq!(log(&outcome), expected, "{tier}");
     }
+}
+
+/// Seen from outside, where nothing is hidden.
+#[test]
+fn there_are_no_privileges() {
+    let Some(scene) = Scene::new() else {
+        return;
+    };
+    for (tier, seconds) in TIERS.into_iter().zip([97_571, 97_572]) {
+        if run(tier, &scene.job("true")).is_none() {
+            continue;
+        }
+        let marker = seconds.to_string();
+        let job = scene.job(&format!("sleep {marker}"));
+        let sandbox = sandbox(tier);
+        let looked = async {
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(15) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let status = status(&format!("sleep\0{marker}"));
+                if status.is_some() {
+                    return status;
+                }
+            }
+            None
+        };
+        let status = block_on(async {
+            tokio::select! {
+                outcome = sandbox.run(&job) => panic!("{outcome:?}"),
+                status = looked => status,
+            }
+        });
+        let status = status.unwrap_or_else(|| panic!("{tier}: not found"));
+        for line in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert!(status.contains(&format!("{line}:\t0000000000000000\n")), "{tier}: {status}");
+        }
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{tier}: {status}");
+    }
+}
+
+/// `/proc/<pid>/status` of the process whose command line ends with that.
+fn status(end: &str) -> Option<String> {
+    fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let process = entry.ok()?.path();
+        let line = fs::read(process.join("cmdline")).ok()?;
+        let found = line.strip_suffix(b"\0")?.ends_with(end.as_bytes());
+        found.then(|| fs::read_to_string(process.join("status")).ok()).flatten()
+    })
 }
 
 #[test]
@@ -335,7 +393,7 @@ fn what_is_lent_is_found_and_stays_as_it_is() {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("word"), "lent\n").unwrap();
     for tier in TIERS {
-        let mut job = scene.job("cat $FILE; touch $FILE 2>/dev/null && echo written; true");
+        let mut job = scene.job("cat $FILE; echo more 2>/dev/null >>$FILE && echo written; true");
         // A name that the base has is covered by it.
         job.lent = ["tools", "etc"]
             .map(|name| Lent {
@@ -349,11 +407,8 @@ fn what_is_lent_is_found_and_stays_as_it_is() {
             let Some(outcome) = run(tier, &job) else {
                 continue;
             };
-            let expected = match tier {
-                Tier::Namespaces => "lent\n",
-                // In place.
-                Tier::Loader => "lent\nwritten\n",
-            };
+            let expected =
+                if outcome.left.contains(&Promise::Files) { "lent\nwritten\n" } else { "lent\n" };
             assert_eq!(log(&outcome), expected, "{tier} {file}");
         }
     }

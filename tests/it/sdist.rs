@@ -21,7 +21,7 @@ use crate::bases::{self, BaseSpec};
 use crate::command::CELL;
 use crate::support::skip;
 
-const TIERS: [Tier; 2] = [Tier::Namespaces, Tier::Loader];
+pub(crate) const TIERS: [Tier; 2] = [Tier::Namespaces, Tier::Loader];
 
 /// An unpacked base with CPython 3.13, and a folder with real files to build.
 struct Base {
@@ -79,22 +79,22 @@ async fn files_to_build(target: &Path) -> PathBuf {
     folder
 }
 
-struct Scene {
+pub(crate) struct Scene {
     // Kept for its end.
     _folder: TempDir,
-    store: Store,
+    pub(crate) store: Store,
     base: Base,
 }
 
 impl Scene {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let base = base()?;
         let folder = TempDir::new().unwrap();
         let store = Store::open(folder.path().join("cache")).unwrap();
         Some(Self { _folder: folder, store, base })
     }
 
-    fn stored(&self, file_name: &str, bytes: &[u8]) -> StoredFile {
+    pub(crate) fn stored(&self, file_name: &str, bytes: &[u8]) -> StoredFile {
         StoredFile { file_name: file_name.to_owned(), digest: self.store.put(bytes).unwrap() }
     }
 
@@ -124,6 +124,11 @@ impl Scene {
 
     /// An sdist with its own backend, whose `build_wheel` is `body`; it may call `wheel(out)`.
     fn in_tree(&self, body: &str) -> BuildRequest {
+        self.in_tree_with(body, &[])
+    }
+
+    /// The same with files beside the backend.
+    pub(crate) fn in_tree_with(&self, body: &str, files: &[(&str, &str)]) -> BuildRequest {
         let backend = format!(
             r#"
 import os, sys, zipfile
@@ -142,8 +147,12 @@ def build_wheel(out, config, metadata):
         );
         let pyproject = "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\"build\"]\n";
         let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
-        for (name, text) in [("p-1/pyproject.toml", pyproject), ("p-1/build/backend.py", &backend)]
-        {
+        let own = [("../pyproject.toml", pyproject), ("backend.py", &backend)];
+        for (name, text) in own.iter().chain(files) {
+            let name = match name.strip_prefix("../") {
+                Some(name) => format!("p-1/{name}"),
+                None => format!("p-1/build/{name}"),
+            };
             writer.start_file(name, SimpleFileOptions::default()).unwrap();
             writer.write_all(text.as_bytes()).unwrap();
         }
@@ -152,7 +161,7 @@ def build_wheel(out, config, metadata):
         Self::request("p", "1", sdist)
     }
 
-    fn build(&self, request: &BuildRequest, tier: Tier) -> Result<BuiltWheel, Error> {
+    pub(crate) fn build(&self, request: &BuildRequest, tier: Tier) -> Result<BuiltWheel, Error> {
         let sandbox = Sandbox {
             launcher: env!("CARGO_BIN_EXE_assemble").into(),
             force_loader: tier == Tier::Loader,
@@ -166,7 +175,7 @@ def build_wheel(out, config, metadata):
         ))
     }
 
-    fn entry(&self, wheel: &BuiltWheel, name: &str) -> String {
+    pub(crate) fn entry(&self, wheel: &BuiltWheel, name: &str) -> String {
         let bytes = self.store.read(&wheel.digest).unwrap().unwrap();
         let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).unwrap();
         std::io::read_to_string(archive.by_name(name).unwrap()).unwrap()

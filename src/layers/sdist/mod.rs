@@ -27,7 +27,7 @@ use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::Digest;
-use crate::sandbox::{Job, Outcome, Sandbox, Tier};
+use crate::sandbox::{Job, Outcome, Promise, Sandbox, Tier};
 use crate::store::{self, Store};
 use crate::world::on_thread;
 
@@ -97,6 +97,8 @@ pub struct BuiltWheel {
     pub tier: Tier,
     /// Why it did not run in namespaces, if they were refused.
     pub refusal: Option<String>,
+    /// What the kernel let it reach against the sandbox's promises.
+    pub left: Vec<Promise>,
     /// The sdist has sources for a compiler, but no compiled module is in the wheel: the project
     /// fell back to Python. Worth a notice, since it is slower.
     pub pure_fallback: bool,
@@ -113,6 +115,8 @@ struct Record {
     file_name: String,
     tier: Tier,
     refusal: Option<String>,
+    #[serde(default)]
+    left: Vec<Promise>,
     pure_fallback: bool,
     log: Option<Digest>,
 }
@@ -225,6 +229,7 @@ pub fn cached(request: &BuildRequest, store: &Store) -> Result<Option<BuiltWheel
         file_name: record.file_name,
         tier: record.tier,
         refusal: record.refusal,
+        left: record.left,
         pure_fallback: record.pure_fallback,
         from_cache: true,
         log: record.log,
@@ -379,6 +384,7 @@ fn take(
         file_name,
         tier: outcome.tier,
         refusal: outcome.refusal.clone(),
+        left: outcome.left.clone(),
         pure_fallback: sdist.has_extension_sources && !has_extension,
         log: Some(log),
     };
@@ -389,6 +395,7 @@ fn take(
         file_name: record.file_name,
         tier: record.tier,
         refusal: record.refusal,
+        left: record.left,
         pure_fallback: record.pure_fallback,
         from_cache: false,
         log: record.log,

@@ -155,6 +155,7 @@ fn take(
         file_name: file_name.clone(),
         tier: wheel.tier,
         refusal: refusal.clone(),
+        left: Vec::new(),
         pure_fallback: wheel.pure_fallback,
         log: None,
     };
@@ -165,6 +166,7 @@ fn take(
         file_name,
         tier: wheel.tier,
         refusal,
+        left: Vec::new(),
         pure_fallback: wheel.pure_fallback,
         from_cache: true,
         log: None,

@@ -204,6 +204,8 @@ impl Toolchain {
         env.insert("ASSEMBLE_BASE_PREFIX".to_owned(), "/usr/local".to_owned());
         env.insert("HOME".to_owned(), "/build".to_owned());
         env.insert("PATH".to_owned(), "/build/tools:/usr/bin:/bin".to_owned());
+        // In place, the host's is refused.
+        env.insert("TMPDIR".to_owned(), "/build".to_owned());
         let failed = |log: &[u8]| -> Result<Error, Error> {
             let log_digest = store.put(log)?;
             Ok(Error::Toolchain {
