@@ -1,6 +1,6 @@
 //! Where people run `assemble`: on a machine, as root in a container with Docker's own rules, as nobody
-//! in particular in one. An sdist is built and the image is started in each; what comes out is the same
-//! to the byte.
+//! in particular in one, and where the kernel is told to refuse what the sandbox would ask of it. An sdist
+//! is built and the image is started in each; what comes out is the same to the byte.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,6 +12,15 @@ use crate::platforms::project;
 use crate::project::{CELL, text};
 use crate::support::skip;
 use crate::support::tools::{Docker, succeed};
+
+/// A seccomp profile.
+const OLD_KERNEL: &str = r#"{
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{
+        "names": ["unshare", "seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"],
+        "action": "SCMP_ACT_ERRNO"
+    }]
+}"#;
 
 /// An image with no file: programs and libraries are this machine's, mounted below `/usr`.
 fn empty_image(docker: &Docker, folder: &Path) {
@@ -74,9 +83,29 @@ async fn the_image_is_the_same_in_every_place() {
     assert!(output.status.success(), "{}", text(&output));
     let expected = fs_err::read(folder("own").join("image.tar")).unwrap();
 
+    // What a job is kept from without namespaces, on this machine's kernel.
+    let image = folder("own").join("image.tar").display().to_string();
+    let mut command = project.command(&["check", &image, "--cache-dir", "other"]);
+    command.env("ASSEMBLE_SANDBOX", "loader");
+    let said = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = text(&said);
+    let loader = said.split("(tier ").nth(1).and_then(|rest| rest.split(')').next());
+    let loader = loader.unwrap_or_else(|| panic!("{said}"));
+    assert!(loader.starts_with("loader"), "{said}");
+
+    // As a kernel would be that knows neither namespaces nor Landlock nor filters.
+    project.write("old-kernel.json", OLD_KERNEL);
+    let old_kernel =
+        format!("--security-opt=seccomp={}", project.path("old-kernel.json").display());
     let places: Vec<_> = [
-        ("root", &["--user=0"][..], "loader"),
-        ("nobody", &["--user=1000:1000"], "loader"),
+        ("root", &["--user=0"][..], loader),
+        ("nobody", &["--user=1000:1000"], loader),
+        (
+            "old-kernel",
+            &["--user=1000:1000", &old_kernel],
+            "loader; within reach: the host's files, the host's processes, \
+             the host's local sockets, the network",
+        ),
         (
             "nobody-confining",
             &["--user=1000:1000", "--security-opt=seccomp=unconfined"],
@@ -84,7 +113,10 @@ async fn the_image_is_the_same_in_every_place() {
         ),
     ]
     .into_iter()
-    .map(|(name, options, tier)| (name, options, tier, arguments(name)))
+    .map(|(name, options, tier)| {
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        (name, options, tier.to_owned(), arguments(name))
+    })
     .collect();
     let root = project.path("");
     let said = tokio::task::spawn_blocking(move || {
