@@ -42,9 +42,10 @@ impl Scene {
         fs::create_dir(folder.path().join("work")).unwrap();
         symlink("usr/bin", root.join("bin")).unwrap();
         fs::copy(busybox, root.join("usr/bin/busybox")).unwrap();
-        for applet in
-            ["sh", "cat", "ls", "touch", "env", "sleep", "id", "yes", "nc", "mount", "unshare"]
-        {
+        for applet in [
+            "sh", "cat", "ls", "touch", "env", "sleep", "id", "yes", "nc", "mount", "unshare",
+            "readlink",
+        ] {
             symlink("busybox", root.join("usr/bin").join(applet)).unwrap();
         }
         fs::write(root.join("etc/base"), "the base\n").unwrap();
@@ -494,19 +495,9 @@ fn refused_namespaces_fall_back_to_the_loader() {
     let Some(scene) = Scene::new() else {
         return;
     };
-    let Some(unshare) = tool("unshare") else { return };
     // A user namespace in which no further one may be made, as a container's rules forbid it.
-    let launcher = scene.folder.path().join("launcher");
-    fs::write(
-        &launcher,
-        format!(
-            "#!/bin/sh\nexec {} -Ur /bin/sh -c 'echo 0 >/proc/sys/user/max_user_namespaces; exec {} \"$@\"' sh \"$@\"\n",
-            unshare.display(),
-            env!("CARGO_BIN_EXE_assemble")
-        ),
-    )
-    .unwrap();
-    fs::set_permissions(&launcher, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let launcher = launcher(&scene, "echo 0 >/proc/sys/user/max_user_namespaces");
+    let Some(launcher) = launcher else { return };
     let sandbox = Sandbox { launcher, force_loader: false };
     let outcome = match block_on(sandbox.run(&scene.job("echo here > made; echo done"))) {
         Err(Error::NoReport { log, .. }) => {
@@ -519,4 +510,45 @@ fn refused_namespaces_fall_back_to_the_loader() {
     let refusal = outcome.refusal.unwrap();
     assert!(refusal.starts_with("unshare: no more user namespaces"), "{refusal}");
     assert_eq!(fs::read_to_string(scene.work().join("made")).unwrap(), "here\n");
+}
+
+/// A launcher that runs the sandbox in a user and a mount namespace where something was done.
+fn launcher(scene: &Scene, done: &str) -> Option<PathBuf> {
+    let unshare = tool("unshare")?;
+    let launcher = scene.folder.path().join("launcher");
+    fs::write(
+        &launcher,
+        format!(
+            "#!/bin/sh\nexec {} -Urm /bin/sh -c '{done}; exec {} \"$@\"' sh \"$@\"\n",
+            unshare.display(),
+            env!("CARGO_BIN_EXE_assemble")
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(&launcher, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Some(launcher)
+}
+
+/// A compiler starts itself again for each of its parts, and asks `/proc` where it is. In a container part
+/// of `/proc` is hidden, and then the kernel lets nobody mount another.
+#[test]
+fn a_lent_program_finds_itself_where_there_is_no_proc() {
+    let Some(scene) = Scene::new() else {
+        return;
+    };
+    let Some(launcher) = launcher(&scene, "mount -t tmpfs none /proc/tty") else { return };
+    let mut job = scene.job("echo /proc/*; ls /proc/self; readlink /proc/self/exe");
+    job.lent = vec![Lent {
+        name: "tools".to_owned(),
+        folder: scene.root(),
+        program: Some("usr/bin/busybox".to_owned()),
+    }];
+    let outcome = match block_on(Sandbox { launcher, force_loader: false }.run(&job)) {
+        Err(Error::NoReport { log, .. }) => {
+            return skip(&format!("no namespaces: {}", String::from_utf8_lossy(&log)));
+        }
+        outcome => outcome.unwrap(),
+    };
+    assert_eq!(outcome.tier, Tier::Namespaces, "{:?}", outcome.refusal);
+    assert_eq!(log(&outcome), "/proc/self\nexe\n/tools/usr/bin/busybox\n");
 }
