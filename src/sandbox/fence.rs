@@ -3,11 +3,12 @@
 //! network.
 //!
 //! Each promise is a Landlock layer of its own, so that each has an answer of its own: what this kernel
-//! is too old for, or was told to leave out, is [`Promise`]d no more and said. In place means that the
+//! is too old for, or was told to leave out, is a [`Promise`] that is not kept, and said. In place means that the
 //! job sees the host's tree; of it, it may open
 //!
 //! * its folder, to write; the base and what is lent, to read and run;
-//! * `/bin/sh` with its libraries: scripts and `system()` name it, and the base's cannot be put there;
+//! * `/bin/sh` with its libraries, to run: scripts and `system()` name it, and the base's cannot be put
+//!   there;
 //! * [`DEVICES`], and files in `/dev/shm` whose name it knows (semaphores of Python's `multiprocessing`);
 //! * [`TABLES`], which hold nothing of anybody.
 //!
@@ -39,15 +40,22 @@ use super::{Promise, elf};
 const FILES: ABI = ABI::V3;
 /// What the host lends of its `/dev`.
 pub(super) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
-/// Python's `mimetypes` and `zoneinfo` read them if there are any: one that is not there is fine, and
-/// one that is refused is an error.
-const TABLES: [&str; 3] = ["/etc/mime.types", "/etc/localtime", "/usr/share/zoneinfo"];
+/// Types of files, time zones and terminals. Python's `mimetypes`, `zoneinfo` and `readline` read them if
+/// there are any: one that is not there is fine, and one that is refused is an error.
+const TABLES: [&str; 6] = [
+    "/etc/mime.types",
+    "/etc/localtime",
+    "/usr/share/zoneinfo",
+    "/etc/terminfo",
+    "/lib/terminfo",
+    "/usr/share/terminfo",
+];
 const SHELL: &str = "/bin/sh";
 /// `__X32_SYSCALL_BIT`: the same calls by other numbers.
 const X32: i64 = 0x4000_0000;
 
-/// Puts the rules on this process, which has `no_new_privs` and one thread; the promises that the
-/// kernel keeps none of are returned.
+/// Puts the rules on this process, which has `no_new_privs` and one thread, and returns the promises
+/// that the kernel does not keep.
 pub(super) fn close(spec: &Spec) -> Result<Vec<Promise>, Refusal> {
     let mut left = Vec::new();
     let mut promised = |promise, is_kept: bool| {

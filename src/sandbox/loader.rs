@@ -1,5 +1,6 @@
 //! Tier 2: the base's dynamic loader runs the program in place. What a namespace hides is refused
 //! instead ([`super::fence`]); the environment, the limits and the end of all processes are as in tier 1.
+//! What the program starts is found by name ([`super::programs`]): by its path in the base nothing is.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,15 +23,17 @@ pub(super) struct Translated {
 type Place = (String, PathBuf);
 
 /// Translates a job whose program is `program` on the host, called by the name `called` in the base;
-/// `interpreter` is the loader it asks for, `arguments` are those after its name.
+/// `interpreter` is the loader it asks for, `arguments` are those after its name. The base's folders of
+/// the `PATH` are looked for below `programs`.
 pub(super) fn translate(
-    (rootfs, places): (&Path, &[Place]),
+    (rootfs, places, programs): (&Path, &[Place], Option<&Path>),
     (program, called): (&Path, &Path),
     interpreter: Option<&str>,
     arguments: &[String],
     env: &BTreeMap<String, String>,
 ) -> io::Result<Translated> {
     let root = text(rootfs)?;
+    let programs = text(programs.unwrap_or(rootfs))?;
     let places: Vec<(&str, String)> = places
         .iter()
         .map(|(inside, outside)| Ok((inside.as_str(), text(outside)?)))
@@ -62,7 +65,7 @@ pub(super) fn translate(
         .map(|(name, value)| {
             let moved = if name == "PATH" {
                 // The host's own tools must not be found: a compiler of the host makes wrong code.
-                move_path(value, &root, &places)
+                move_path(value, &programs, &places)
             } else {
                 move_all(value, &places)
             };

@@ -1,5 +1,6 @@
 //! Our side of the pipes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,9 +14,10 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::confine::resolve;
+use super::programs::{Programs, StandIn};
 use super::stage::{OUTER, Report, Spec};
 use super::{
-    Ending, Error, Job, Outcome, Promise, Sandbox, Tier, elf, emulator, loader, namespaces,
+    Ending, Error, Job, Lent, Outcome, Promise, Sandbox, Tier, elf, emulator, loader, namespaces,
 };
 
 /// How long the stages may take to kill everything before they are killed themselves.
@@ -70,8 +72,11 @@ impl Sandbox {
             namespaces: refusal,
             loader: why,
         };
-        let spec = match loader_spec(&job, &program) {
-            Ok(spec) => spec,
+        let ready = programs(&job, &program).and_then(|programs| {
+            Ok((loader_spec(&job, &program, programs.as_ref().map(Programs::path))?, programs))
+        });
+        let (spec, _programs) = match ready {
+            Ok(ready) => ready,
             Err(e) => return Err(no_tier(e.to_string(), refusal)),
         };
         match self.attempt(&job, spec).await? {
@@ -300,13 +305,57 @@ fn namespaces_spec(job: &Job, program: &Program) -> Spec {
     }
 }
 
-fn loader_spec(job: &Job, program: &Program) -> io::Result<Spec> {
+/// What stands for the base's programs that are on the job's `PATH`; `None` if its own is static, as then
+/// they are.
+fn programs(job: &Job, program: &Program) -> io::Result<Option<Programs>> {
+    if program.loader.is_none() {
+        return Ok(None);
+    }
+    let programs = Programs::new(&job.work)?;
+    let mut seen = BTreeSet::new();
+    for folder in job.env.get("PATH").map_or("", String::as_str).split(':') {
+        let is_the_base_s =
+            folder.starts_with('/') && !Path::new(folder).starts_with(namespaces::WORK);
+        if !is_the_base_s || !seen.insert(folder) {
+            continue;
+        }
+        let Ok(names) = resolve(&job.rootfs, Path::new(folder)).and_then(fs::read_dir) else {
+            continue;
+        };
+        for name in names {
+            let inside = Path::new(folder).join(name?.file_name());
+            // What cannot be run is not there.
+            let Ok(Some(found)) = look_at(job, &inside) else { continue };
+            let stand_in = if found.loader.is_none() && found.before.is_empty() {
+                StandIn::Itself(found.outside)
+            } else {
+                StandIn::Script(loader::translate(
+                    (&job.rootfs, &[], None),
+                    (&found.outside, &found.called),
+                    found.loader.as_deref(),
+                    &found.before,
+                    &BTreeMap::new(),
+                )?)
+            };
+            programs.add(&inside, &stand_in)?;
+        }
+    }
+    Ok(Some(programs))
+}
+
+fn loader_spec(job: &Job, program: &Program, programs: Option<&Path>) -> io::Result<Spec> {
     let arguments: Vec<String> =
         program.before.iter().chain(job.argv.iter().skip(1)).cloned().collect();
     let mut places = vec![(namespaces::WORK.to_owned(), job.work.clone())];
     places.extend(job.lent.iter().map(|lent| (format!("/{}", lent.name), lent.folder.clone())));
+    let mut lent = job.lent.clone();
+    lent.extend(programs.map(|folder| Lent {
+        name: "programs".to_owned(),
+        folder: folder.to_path_buf(),
+        program: None,
+    }));
     let translated = loader::translate(
-        (&job.rootfs, &places),
+        (&job.rootfs, &places, programs),
         (&program.outside, &program.called),
         program.loader.as_deref(),
         &arguments,
@@ -316,7 +365,7 @@ fn loader_spec(job: &Job, program: &Program) -> io::Result<Spec> {
         tier: Tier::Loader,
         rootfs: job.rootfs.clone(),
         work: job.work.clone(),
-        lent: job.lent.clone(),
+        lent,
         machine: program.machine.clone(),
         argv: translated.argv,
         name: translated.name,

@@ -269,6 +269,38 @@ fn a_backend_reaches_nothing_outside() {
     assert_eq!(scene.entry(&built, "p.py"), "nothing 0 1");
 }
 
+/// The base's programs run by their names, also where its loader is not at its place; the host's do not.
+#[test]
+fn a_backend_finds_the_base_s_programs_by_name() {
+    for tier in TIERS {
+        let Some(scene) = Scene::new() else {
+            return;
+        };
+        let request = scene.in_tree(
+            r#"
+    import shutil, subprocess
+    said = lambda *command, **more: subprocess.check_output(command, text=True, **more).strip()
+    seen = [
+        said("sh", "-c", "printf 'b,a c,' | tr , '\\n' | sort | sed -n 's/a //p'; echo $0"),
+        said("echo $(basename /x/y) && expr 6 + 36", shell=True),
+        said("python3", "-c", "import sys; print(sys.argv[1:])", "a b", "'$x'"),
+        said(sys.executable, "-c", "import json, zlib; print(zlib.crc32(b'x'))"),
+        said("pip", "--version").split()[0] if shutil.which("pip") else "pip",
+        str(shutil.which("gcc")),
+        str(shutil.which("apt-get")),
+    ]
+    return wheel(out, "\n".join(seen))
+"#,
+        );
+        let built = scene.build(&request, tier).unwrap_or_else(|error| panic!("{tier}: {error}"));
+        assert_eq!(
+            scene.entry(&built, "p.py"),
+            "c\nsh\ny\n42\n['a b', \"'$x'\"]\n2363233923\npip\nNone\nNone",
+            "{tier}"
+        );
+    }
+}
+
 #[test]
 fn failures_are_told_with_the_end_of_the_log() {
     let Some(scene) = Scene::new() else {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::bases::{self, Architecture, BaseSpec, MediaTypes};
 use crate::command::{Recipe, run};
 use crate::platforms::{emulated, unpack};
+use crate::support::package_index::Published;
 use crate::support::registry::FakeRegistry;
 use crate::support::skip;
 
@@ -17,6 +18,49 @@ const CELL: &str = "1.0/python3.13/alpine3.24";
 const COMPILER: &str = "\n[[constraint]]\nrequirement = \"ziglang==0.17.1\"\n\
     reason = \"the one it was seen with\"\n[compiler]\nuse = \"zig\"\nreason = \"no wheel for musl\"\n\
     [check]\ncommand = [\"python3\", \"-c\", \"import zope.interface._zope_interface_coptimizations\"]\n";
+
+/// An sdist whose backend configures as autoconf does: a shell script that links a program, runs it and
+/// writes what it found.
+const CONFIGURED: [(&str, &str); 4] = [
+    (
+        "configure",
+        r#"#!/bin/sh
+set -e
+[ -z "$CONFIG_SITE" ] || . "$CONFIG_SITE"
+echo 'int main(void) { return 7; }' >conftest.c
+cc -c conftest.c
+cc -o conftest conftest.o
+if [ "$cross_compiling" != yes ]; then ./conftest || [ $? = 7 ]; fi
+echo 'answer = @ANSWER@' | sed "s/@ANSWER@/$(expr 6 + 36)/" >found.py
+"#,
+    ),
+    (
+        "backend.py",
+        r#"
+import base64, hashlib, subprocess, zipfile
+def build_wheel(folder, config=None, metadata=None):
+    subprocess.check_call("sh ./configure", shell=True)
+    info = "zzz-1.0.dist-info/"
+    wheel = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files = [("zzz.py", open("found.py").read()), (info + "WHEEL", wheel),
+             (info + "METADATA", open("PKG-INFO").read())]
+    record = info + "RECORD,,\n"
+    for name, text in files:
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        record += "%s,sha256=%s,%d\n" % (name, digest.rstrip("="), len(text))
+    with zipfile.ZipFile(folder + "/zzz-1.0-py3-none-any.whl", "w") as file:
+        for name, text in files + [(info + "RECORD", record)]:
+            file.writestr(zipfile.ZipInfo(name), text)
+    return "zzz-1.0-py3-none-any.whl"
+"#,
+    ),
+    (
+        "pyproject.toml",
+        "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n\
+         [project]\nname = \"zzz\"\nversion = \"1.0\"\n",
+    ),
+    ("PKG-INFO", "Metadata-Version: 2.2\nName: zzz\nVersion: 1.0\n"),
+];
 
 /// What the layer's wheel has, found in a layout: the digests of the images.
 fn digests(report: &Value) -> Vec<String> {
@@ -44,7 +88,10 @@ fn c_is_compiled_for_both_machines_twice_the_same() {
         bases::serve_index(&bases, MediaTypes::Oci, &registry, name, &spec.tag()).unwrap();
         registry
     });
-    let recipe = Recipe::of(&["zope.interface==8.7"]);
+    let recipe = Recipe::of(&["zope.interface==8.7", "zzz==1.0"]);
+    fs_err::create_dir(recipe.path("sdists")).unwrap();
+    let configured = Published::sdist("zzz-1.0.tar.gz", &CONFIGURED);
+    fs_err::write(recipe.path("sdists/zzz-1.0.tar.gz"), &configured.bytes).unwrap();
     recipe.edit("matrix/matrix.toml", "[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
     let layer = "layers/app/layer.toml";
     recipe.write(layer, &(recipe.read(layer) + COMPILER));
@@ -52,7 +99,7 @@ fn c_is_compiled_for_both_machines_twice_the_same() {
     let mirror = format!("docker.io={}", registry.address());
     let assemble = |arguments: &[&str]| {
         let mut command = recipe.command(&cache, arguments);
-        command.args(["--mirror", &mirror]);
+        command.args(["--mirror", &mirror, "--find-links", "sdists"]);
         command
     };
 
@@ -123,6 +170,7 @@ fn c_is_compiled_for_both_machines_twice_the_same() {
     let again = run(again.env("ASSEMBLE_SANDBOX", "loader")).success();
     let report = again.json();
     assert_eq!(digests(&report), images);
+    assert_eq!(report["images"][0]["images"][1]["built"].as_array().unwrap().len(), 2, "{report}");
     let built = &report["images"][0]["images"][1]["built"][0];
     assert_eq!((&built["tier"], &built["from-cache"]), (&"loader".into(), &false.into()));
 }

@@ -14,6 +14,7 @@ Without `site` (-S) the base's own site-packages is not on the path: only what w
 import json
 import os
 import re
+import shutil
 import sys
 
 
@@ -31,6 +32,8 @@ def main():
         sys.stderr.flush()
         sys.exit(code)
 
+    # Where it is run in place, only what stands for it on the PATH can be started again.
+    sys.executable = shutil.which(os.path.basename(sys.executable)) or sys.executable
     # How the Python was built that the wheel is for. Before anything reads its own.
     path = [os.path.join(here, "env")]
     target = os.path.join(here, "target")

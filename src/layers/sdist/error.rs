@@ -231,8 +231,8 @@ impl Failure for Error {
                 log.display()
             )),
             Self::Failed { tier: Tier::Loader, log, .. } => Some(format!(
-                "without namespaces no program of the base runs but Python, a configure script's \
-                 for example: a machine that has them can build it; the whole log is {}",
+                "without namespaces the base's programs run by their names only, not by paths: a \
+                 machine that has them can build it; the whole log is {}",
                 log.display()
             )),
             Self::Failed { log, .. }
