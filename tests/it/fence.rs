@@ -61,7 +61,7 @@ fn a_hostile_build_reaches_nothing_in_any_tier() {
             "folder": folder.path(),
             "program": folder.path().join("program"),
             "files": [Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"), scene.store.blob_path(&blob)],
-            "folders": [folder.path(), scene.store.root(), Path::new(env!("CARGO_MANIFEST_DIR"))],
+            "folders": [folder.path(), scene.store.root()],
             "names": seen,
             "passwd": fs::read_to_string("/etc/passwd").unwrap(),
             "tcp": tcp.local_addr().unwrap().port(),
