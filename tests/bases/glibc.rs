@@ -3,7 +3,7 @@
 
 use super::rootfs::Rootfs;
 use super::system::{Parts, applets, members, one};
-use super::{BaseSpec, Result};
+use super::{Architecture, BaseSpec, Result};
 
 /// What the layer is made of.
 pub(crate) const PACKAGES: [&str; 8] = [
@@ -20,7 +20,11 @@ pub(crate) const PACKAGES: [&str; 8] = [
 /// Fills the layer. Since bookworm all programs and libraries lie in `/usr`; packages that still say
 /// otherwise come through the links at the top.
 pub(crate) fn fill(spec: &BaseSpec, parts: &Parts, rootfs: &mut Rootfs) -> Result<()> {
-    for folder in ["bin", "lib", "lib64", "sbin"] {
+    let (folders, loader) = match spec.architecture {
+        Architecture::Amd64 => (&["bin", "lib", "lib64", "sbin"][..], "lib64/ld-linux-x86-64.so.2"),
+        Architecture::Arm64 => (&["bin", "lib", "sbin"][..], "lib/ld-linux-aarch64.so.1"),
+    };
+    for folder in folders {
         rootfs.directory(&format!("usr/{folder}"), 0o755);
         rootfs.link(folder, &format!("usr/{folder}"));
     }
@@ -39,8 +43,8 @@ pub(crate) fn fill(spec: &BaseSpec, parts: &Parts, rootfs: &mut Rootfs) -> Resul
             }
         }
     }
-    let loader = "ld-linux-x86-64.so.2";
-    rootfs.link(&format!("usr/lib64/{loader}"), &format!("/lib/{triplet}/{loader}"));
+    let name = loader.rsplit('/').next().unwrap_or(loader);
+    rootfs.link(&format!("usr/{loader}"), &format!("/lib/{triplet}/{name}"));
 
     rootfs.program(
         "usr/bin/busybox",
