@@ -66,7 +66,7 @@ pub(super) async fn wheel_of(
                 digest: distribution.sha256,
             },
             build_requirements: distribution
-                .build
+                .build_on(&on.platform)
                 .iter()
                 .map(|need| StoredFile { file_name: need.file_name.clone(), digest: need.sha256 })
                 .collect(),
@@ -144,7 +144,7 @@ async fn build_now(
         distribution.size,
     );
     let needs = distribution
-        .build
+        .build_on(&base.platform)
         .iter()
         .map(|need| (need.name.clone(), need.file_name.clone(), need.sha256, need.size));
     let wanted = std::iter::once(own).chain(needs).chain(compiler);

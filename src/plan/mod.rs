@@ -112,11 +112,32 @@ pub struct PlannedDistribution {
     /// sdists only: what the build needs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub build: Vec<BuildRequirement>,
+    /// sdists only: what the build needs where it runs on another of the cell's platforms, if that is
+    /// something else: programs for that one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub build_elsewhere: Vec<BuildElsewhere>,
     /// Whether the recipe asks for it itself (the `REQUESTED` file).
     pub requested: bool,
 }
 
+/// What the build of an sdist needs on these platforms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BuildElsewhere {
+    /// As the lock has them.
+    pub platforms: Vec<Platform>,
+    /// The wheels.
+    pub build: Vec<BuildRequirement>,
+}
+
 impl PlannedDistribution {
+    /// The wheels that its build needs on `platform`, as far as the lock knows it.
+    pub fn build_on(&self, platform: &Platform) -> &[BuildRequirement] {
+        let is_it = |locked: &Platform| platform.matches(locked);
+        let elsewhere = self.build_elsewhere.iter().find(|e| e.platforms.iter().any(is_it));
+        elsewhere.map_or(&self.build, |found| &found.build)
+    }
+
     /// Whether its file is a wheel and needs no build.
     pub fn is_wheel(&self) -> bool {
         crate::python::wheel_filename::is_wheel(&self.file_name)
@@ -378,6 +399,15 @@ fn distributions(
                 size: file.size,
                 sha256: file.sha256,
                 build: file.build.clone(),
+                build_elsewhere: distribution
+                    .files
+                    .iter()
+                    .filter(|other| other.sha256 == file.sha256 && other.build != file.build)
+                    .map(|other| BuildElsewhere {
+                        platforms: other.platforms.clone(),
+                        build: other.build.clone(),
+                    })
+                    .collect(),
                 requested: requested.contains(&distribution.name),
             })
         })
