@@ -45,6 +45,7 @@ def main():
     # What the compiler's wrapper takes for ours.
     if "ASSEMBLE_TARGET" in os.environ:
         os.environ["ASSEMBLE_BASE_PREFIX"] = sys.base_prefix
+        name_compiler(os.path.join(here, "tools"))
 
     env = os.path.join(here, "env")
     source = os.path.join(here, "src")
@@ -90,6 +91,16 @@ def main():
     os.chdir(source)
     wheel = backend.build_wheel(out, None, None)
     finish({"wheel": wheel}, 0)
+
+
+def name_compiler(tools):
+    """Says `cc` where the Python was built by a program that is none of ours: its flags stay."""
+    import sysconfig
+
+    for variable, own in (("CC", "cc"), ("CXX", "c++"), ("AR", "ar")):
+        words = (sysconfig.get_config_var(variable) or own).split()
+        if not os.path.exists(os.path.join(tools, os.path.basename(words[0]))):
+            os.environ.setdefault(variable, " ".join([own] + words[1:]))
 
 
 def is_there(requirement, env):

@@ -362,6 +362,58 @@ mod tests {
         }
     }
 
+    /// What zig is told for these arguments, without what it is always told.
+    fn told(target: &str, arguments: &[&str]) -> Vec<String> {
+        let folder = tempfile::TempDir::new().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        for (name, text) in [("cc", CC), ("zig", "#!/bin/sh\nprintf '%s\\n' \"$@\"\n")] {
+            fs::write(place(name), text).unwrap();
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(place("zig"), mode).unwrap();
+        let output = std::process::Command::new("sh")
+            .arg(place("cc"))
+            .args(arguments)
+            .env("ASSEMBLE_TARGET", target)
+            .env("ASSEMBLE_TARGET_ROOT", "/target")
+            .env("ASSEMBLE_TOOLCHAIN", folder.path())
+            .env("ASSEMBLE_BASE_PREFIX", "/usr/local")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut words: Vec<_> = text.lines().map(str::to_owned).collect();
+        let first = words.iter().rposition(|word| word.starts_with("-ffile-prefix-map=")).unwrap();
+        words.drain(..=first);
+        words
+    }
+
+    #[test]
+    fn what_gcc_is_told_in_zig_s_words() {
+        for (word, expected) in [
+            ("-march=x86-64-v2", Some("-march=x86_64_v2")),
+            ("-march=skylake-avx512", Some("-march=skylake_avx512")),
+            ("-march=armv8-a", Some("-march=generic")),
+            ("-march=armv8.2-a+crc", Some("-march=generic+v8_2a+crc")),
+            ("-mcpu=cortex-a72+crypto", Some("-mcpu=cortex_a72+crypto")),
+            ("-march=native", None),
+            ("-mcpu=native", None),
+            ("-mtune=generic", None),
+            ("-flto=auto", Some("-flto")),
+            ("-Wl,--exclude-libs,ALL", None),
+            ("-I/usr/local/include/python3.13", Some("-I/target/usr/local/include/python3.13")),
+            ("-msse4.2", Some("-msse4.2")),
+        ] {
+            let words = told("x86_64-linux-musl", &[word, "a.c"]);
+            let mut expected: Vec<_> = expected.into_iter().collect();
+            expected.push("a.c");
+            assert_eq!(words[..expected.len()], expected, "{word}");
+            assert!(!words.iter().any(|word| word.contains("-linux-")), "{words:?}");
+        }
+        let words = told("aarch64-linux-gnu.2.36", &["a.c"]);
+        assert!(words.contains(&"-L/target/usr/lib/aarch64-linux-gnu".to_owned()), "{words:?}");
+    }
+
     #[test]
     fn wrappers_and_what_steers_another_machine() {
         let folder = tempfile::TempDir::new().unwrap();

@@ -6,6 +6,18 @@ case ${0##*/} in
 *++) language=c++ ;;
 *) language=cc ;;
 esac
+# A processor in zig's words: `x86-64-v2` is `x86_64_v2`, `armv8.2-a+crc` is `generic+v8_2a+crc`.
+processor() {
+    processor=$1
+    while [ "${processor#*-}" != "$processor" ]; do processor=${processor%%-*}_${processor#*-}; done
+    case $processor in
+    armv8_a*) processor=generic${processor#armv8_a} ;;
+    armv8.?_a*)
+        revision=${processor#armv8.}
+        processor=generic+v8_${revision%%_*}a${processor#armv8.?_a}
+        ;;
+    esac
+}
 target=$ASSEMBLE_TARGET_ROOT
 own=$ASSEMBLE_BASE_PREFIX
 links=yes
@@ -26,6 +38,11 @@ for word do
         ;;
     # GNU ld's, unknown to zig; they decide nothing about the result's meaning.
     -Wl,-Bsymbolic-functions | -Wl,--no-copy-dt-needed-entries | -Wl,--export-all-symbols) continue ;;
+    -Wl,--exclude-libs,*) continue ;;
+    # What runs fastest where, zig would take for what runs at all; the machine at hand is not the target.
+    -mtune=* | -march=native | -mcpu=native) continue ;;
+    -march=* | -mcpu=*) processor "${word#*=}" && word=${word%%=*}=$processor ;;
+    -flto=auto | -flto=jobserver) word=-flto ;;
     esac
     set -- "$@" "$word"
 done
@@ -39,6 +56,13 @@ if [ $links ] && [ "$ASSEMBLE_WORK" != /build ] && [ -z "$_PYTHON_HOST_PLATFORM"
         if [ -e "$loader" ]; then set -- "$@" "-Wl,--dynamic-linker=$loader"; fi
     done
 fi
+# Debian's folders of one machine.
+case $ASSEMBLE_TARGET in
+*-gnu*)
+    triplet=${ASSEMBLE_TARGET%%.*}
+    set -- "$@" -idirafter "$target/usr/include/$triplet" "-L$target/usr/lib/$triplet" "-L$target/lib/$triplet"
+    ;;
+esac
 # Dynamic, as everything of the base is; no debug information, no paths of this build.
 # shellcheck disable=SC2086 # they are words
 exec "$ASSEMBLE_TOOLCHAIN/zig" "$language" -target "$ASSEMBLE_TARGET" -dynamic -fno-sanitize=undefined \
