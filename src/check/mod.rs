@@ -203,7 +203,9 @@ pub async fn start(subject: &Subject, command: &[String], world: &World) -> Resu
         Err(error @ sandbox::Error::ForeignArchitecture { .. }) => {
             return Ok(Start::NotRun(format!("{error} and has no emulator registered")));
         }
-        Err(error @ sandbox::Error::NoTier { .. }) => return Ok(Start::NotRun(error.to_string())),
+        Err(error @ (sandbox::Error::NoTier { .. } | sandbox::Error::OtherSystem { .. })) => {
+            return Ok(Start::NotRun(error.to_string()));
+        }
         Err(source) => return Err(Error::Sandbox { command: text, source: Box::new(source) }),
     };
     if !outcome.success {

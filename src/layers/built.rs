@@ -14,6 +14,7 @@ use crate::oci::{Digest, Platform, Reference};
 use crate::plan::{Plan, PlannedDistribution};
 use crate::python::Target;
 use crate::recipe::Cell;
+use crate::recipe::lock::BuildRequirement;
 use crate::sandbox::{Promise, Tier, within_reach};
 use crate::world::{World, host_platform};
 
@@ -58,6 +59,12 @@ pub(super) async fn wheel_of(
     let (major, minor) = plan.base.python_minor();
     let request_on = |on: &Base| -> Result<(BuildRequest, Option<Wanted>), Error> {
         let (toolchain, compiler) = toolchain(distribution, (plan, cell), base, on)?.unzip();
+        let stored = |need: &BuildRequirement| StoredFile {
+            file_name: need.file_name.clone(),
+            digest: need.sha256,
+        };
+        let lists = distribution.build_elsewhere.iter().map(|elsewhere| &elsewhere.build);
+        let alternatives = std::iter::once(&distribution.build).chain(lists).flatten();
         let request = BuildRequest {
             name: distribution.name.clone(),
             version: distribution.version.clone(),
@@ -65,11 +72,11 @@ pub(super) async fn wheel_of(
                 file_name: distribution.file_name.clone(),
                 digest: distribution.sha256,
             },
-            build_requirements: distribution
-                .build_on(&on.platform)
-                .iter()
-                .map(|need| StoredFile { file_name: need.file_name.clone(), digest: need.sha256 })
-                .collect(),
+            build_requirements: distribution.build_on(&on.platform).iter().map(stored).collect(),
+            alternatives: match &toolchain {
+                Some(_) => alternatives.map(stored).collect(),
+                None => Vec::new(),
+            },
             python: (major.into(), minor.into()),
             rootfs_key: base::rootfs::key(&on.diff_ids),
             toolchain,
@@ -79,9 +86,11 @@ pub(super) async fn wheel_of(
     };
     // What a machine of the image's own kind built fits as it is.
     let native = match request_on(base) {
-        Ok((own, _)) => sdist::shared::native(&own, &base.platform, world).await?,
-        // Nothing runs there that could have.
-        Err(_no_compiler) => None,
+        Ok((own, _)) if own.toolchain.is_none() => {
+            sdist::shared::native(&own, &base.platform, world).await?
+        }
+        // With a compiler it is the same as what is built here.
+        _ => None,
     };
     let twin = if native.is_some() { None } else { twin_of(base, world).await? };
     let build_base = twin.as_ref().unwrap_or(base);
@@ -118,7 +127,10 @@ pub(super) async fn wheel_of(
         name: distribution.name.clone(),
         version: distribution.version.clone(),
         wheel: made.1,
-        built_on: twin.map(|twin| twin.platform),
+        // Where an entry of the shared cache was compiled, nobody says.
+        built_on: twin
+            .map(|twin| twin.platform)
+            .filter(|_| found_in.is_none() || request.toolchain.is_none()),
         compiler: compiler.map(|(_, file_name, ..)| file_name),
         tier: wheel.tier,
         left: wheel.left,
@@ -151,8 +163,12 @@ async fn build_now(
     fetch(wanted.collect(), world).await?;
     world.progress.step("unpacking the base for its Python");
     let rootfs = base::rootfs(base, world).await?;
-    let is_cross = request.toolchain.as_ref().is_some_and(|own| own.cross.is_some());
-    let target = if is_cross { Some(base::rootfs(target, world).await?) } else { None };
+    let is_cross = base.platform.architecture != target.platform.architecture;
+    let target = if is_cross && request.toolchain.is_some() {
+        Some(base::rootfs(target, world).await?)
+    } else {
+        None
+    };
     world.progress.step(&format!("building {}", distribution.file_name));
     let (store, sandbox) = (&world.store, &world.sandbox);
     Ok(sdist::build(request, &rootfs, target.as_deref(), store, sandbox).await?)
@@ -212,12 +228,12 @@ fn toolchain(
     let target = Target::new(cell.python(), cell.os(), &base.platform);
     let target = target.map_err(|_unknown| no_target())?;
     let triple = toolchain::target_triple(&target).ok_or_else(no_target)?;
-    let is_cross = host.architecture != base.platform.architecture;
     let toolchain = Toolchain {
         wheel: StoredFile { file_name: file.file_name.clone(), digest: file.sha256 },
+        wheels: compiler.files.iter().map(|file| file.sha256).collect(),
         target: triple,
         rootfs_key: base::rootfs::key(&base.diff_ids),
-        cross: is_cross.then(|| format!("linux-{}", target.machine())),
+        platform: format!("linux-{}", target.machine()),
     };
     let wanted = (compiler.name.clone(), file.file_name.clone(), file.sha256, file.size);
     Ok(Some((toolchain, wanted)))

@@ -353,6 +353,7 @@ async fn compiled_code_for_another_machine_is_found_where_its_own_kind_built_it(
         version: "1.0".parse().unwrap(),
         sdist: StoredFile { file_name: "demo-1.0.tar.gz".into(), digest: Digest::of(&sdist) },
         build_requirements: Vec::new(),
+        alternatives: Vec::new(),
         python: (3, 13),
         rootfs_key: rootfs::key(&diff_ids),
         toolchain: None,

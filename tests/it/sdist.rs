@@ -115,6 +115,7 @@ impl Scene {
             version: version.parse().unwrap(),
             sdist,
             build_requirements: Vec::new(),
+            alternatives: Vec::new(),
             python: (3, 13),
             rootfs_key: Digest::of(b"the fixture"),
             toolchain: None,

@@ -13,8 +13,8 @@ use crate::project::wheel;
 use crate::scene::{CELL, Scene};
 use crate::support::package_index::Fault as IndexFault;
 use crate::support::registry::{Action, FakeRegistry, Fault, Habits};
-use crate::support::tool;
 use crate::support::tools::{DockerRegistry, http, succeed};
+use crate::support::{skip, tool};
 
 /// It holds no compiled code, whatever its backend calls it.
 const FILE: &str = "source-1.0-cp313-none-any.whl";
@@ -89,6 +89,43 @@ fn the_tag(registry: &FakeRegistry) -> String {
     let tags = registry.tags("wheels");
     assert_eq!(tags.len(), 1, "{tags:?}");
     tags.into_keys().next().unwrap()
+}
+
+/// Neither namespaces nor the base's loader: more namespaces are forbidden, and nothing in the cache may
+/// be executed.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_arch = "x86_64")]
+async fn where_nothing_of_a_base_runs_wheels_of_others_do() {
+    let Some(unshare) = tool("unshare") else { return };
+    let scene = scene().await;
+    let repository = format!("{}/wheels", scene.registry.address());
+    let [a, b] = [(); 2].map(|()| TempDir::new().unwrap());
+    let cached = ["--wheel-cache", &*repository];
+    let (first, _) = image(&on(&scene, &a, &[&cached[..], &["--push-wheels"]].concat()).success());
+
+    let script = format!(
+        "mount -t tmpfs -o noexec tmpfs {} && echo 0 >/proc/sys/user/max_user_namespaces || exit 77\n\
+         exec \"$@\"\n",
+        b.path().display()
+    );
+    let confined = |arguments: &[&str]| {
+        let own = machine(&scene, &b, arguments);
+        let mut command = Command::new(&unshare);
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"]);
+        command.arg(own.get_program()).args(own.get_args()).env_clear();
+        command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(scene.recipe.path("")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        run(&mut command)
+    };
+    let refused = confined(&[]);
+    if refused.code == Some(77) || refused.stderr.contains("unshare failed") {
+        return skip(&format!("no namespaces to forbid: {}", refused.stderr));
+    }
+    let hint = "a cache folder on a `noexec` mount cannot be used";
+    refused.failure(1, &["source 1.0 cannot be built here", "Permission denied", hint]);
+    let (second, found) = image(&confined(&cached).success());
+    assert_eq!(second, first);
+    assert_eq!(found["wheel"], FILE);
 }
 
 #[tokio::test(flavor = "multi_thread")]

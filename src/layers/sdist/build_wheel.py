@@ -5,7 +5,7 @@ Started as `python -S -s -B build_wheel.py` in a folder that holds
     env/          the build requirements, unpacked
     src/          the sdist, unpacked
     out/          where the wheel goes
-    target/       if it is built for another machine: the sysconfig data of that one's Python
+    target/       if there is a compiler: the sysconfig data of the Python that it is built for
 and writes result.json: {"wheel": "name.whl"} or {"missing": ["requirement"]}; on any
 other failure only the log says why.
 Without `site` (-S) the base's own site-packages is not on the path: only what was locked is.
@@ -45,6 +45,7 @@ def main():
     # What the compiler's wrapper takes for ours.
     if "ASSEMBLE_TARGET" in os.environ:
         os.environ["ASSEMBLE_BASE_PREFIX"] = sys.base_prefix
+        name_machine(os.environ["_PYTHON_HOST_PLATFORM"].split("-", 1)[1])
         name_compiler(os.path.join(here, "tools"))
 
     env = os.path.join(here, "env")
@@ -91,6 +92,12 @@ def main():
     os.chdir(source)
     wheel = backend.build_wheel(out, None, None)
     finish({"wheel": wheel}, 0)
+
+
+def name_machine(machine):
+    """Whoever asks for the machine means the one that is built for."""
+    own = os.uname()
+    os.uname = lambda: os.uname_result(tuple(own)[:4] + (machine,))
 
 
 def name_compiler(tools):

@@ -13,7 +13,7 @@
 //!
 //! With a compiler there is more: see [`toolchain`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -76,6 +76,9 @@ pub struct BuildRequest {
     pub sdist: StoredFile,
     /// The locked build requirements with all they require; wheels.
     pub build_requirements: Vec<StoredFile>,
+    /// With a compiler: what they are where the same build runs on another machine. The key is over them
+    /// too, so that it is one on all machines.
+    pub alternatives: Vec<StoredFile>,
     /// Major and minor version of the base's Python, which runs the build.
     pub python: (u64, u64),
     /// What the base is: [`crate::base::rootfs::key`].
@@ -130,10 +133,12 @@ enum Said {
 }
 
 impl BuildRequest {
-    /// What the result is found by: a digest over all that goes in.
+    /// What the result is found by: a digest over all that goes in. With a compiler, nothing of it is of
+    /// the machine that runs the build: see [`toolchain`].
     pub fn key(&self) -> Digest {
-        let mut requirements = self.build_requirements.clone();
-        requirements.sort();
+        let requirements: BTreeSet<_> =
+            self.build_requirements.iter().chain(&self.alternatives).collect();
+        let rootfs_key = self.toolchain.as_ref().map_or(&self.rootfs_key, |own| &own.rootfs_key);
         let python = format!("{}.{}", self.python.0, self.python.1);
         let env = self.environment();
         let mut parts = vec![
@@ -143,7 +148,7 @@ impl BuildRequest {
             python.as_bytes(),
             self.sdist.digest.as_bytes(),
             self.sdist.file_name.as_bytes(),
-            self.rootfs_key.as_bytes(),
+            rootfs_key.as_bytes(),
         ];
         let version = self.version.to_string();
         parts.push(version.as_bytes());
@@ -489,6 +494,7 @@ mod tests {
             version: "8.7".parse().unwrap(),
             sdist: file("zope_interface-8.7.tar.gz"),
             build_requirements: vec![file("a-1-py3-none-any.whl"), file("b-1-py3-none-any.whl")],
+            alternatives: Vec::new(),
             python: (3, 13),
             rootfs_key: Digest::of(b"base"),
             toolchain: None,
@@ -500,8 +506,9 @@ mod tests {
         Toolchain {
             wheel: StoredFile { file_name: "zig.whl".into(), digest: Digest::of(b"zig") },
             target: "x86_64-linux-musl".into(),
+            wheels: vec![Digest::of(b"zig"), Digest::of(b"zig for others")],
             rootfs_key: Digest::of(b"base"),
-            cross: None,
+            platform: "linux-x86_64".into(),
         }
     }
 
@@ -533,13 +540,35 @@ mod tests {
         };
         let changes: [fn(&mut Toolchain); 5] = [
             |_| {},
-            |t| t.wheel.digest = Digest::of(b"another"),
+            |t| t.wheels[1] = Digest::of(b"another"),
             |t| t.target = "aarch64-linux-musl".into(),
             |t| t.rootfs_key = Digest::of(b"another"),
-            |t| t.cross = Some("linux-aarch64".into()),
+            |t| t.platform = "linux-aarch64".into(),
         ];
         let keys: std::collections::BTreeSet<_> = changes.map(compiled).into_iter().collect();
         assert_eq!(keys.len(), changes.len());
+    }
+
+    #[test]
+    fn with_a_compiler_the_key_is_the_same_on_all_machines() {
+        let file = |file_name: &str| StoredFile {
+            file_name: file_name.into(),
+            digest: Digest::of(file_name.as_bytes()),
+        };
+        let on = |machine: &str, other: &str| {
+            let mut toolchain = toolchain();
+            toolchain.wheel = file(machine);
+            let mut request = BuildRequest { toolchain: Some(toolchain), ..request() };
+            request.rootfs_key = Digest::of(machine.as_bytes());
+            request.build_requirements.push(file(machine));
+            request.alternatives = vec![file("a-1-py3-none-any.whl"), file(other)];
+            request
+        };
+        let (amd64, arm64) = (on("amd64", "arm64"), on("arm64", "amd64"));
+        assert_eq!(amd64.key(), arm64.key());
+        // What is not compiled for the target is the machine's own.
+        let plain = |request: &BuildRequest| BuildRequest { toolchain: None, ..request.clone() };
+        assert_ne!(plain(&amd64).key(), plain(&arm64).key());
     }
 
     #[test]

@@ -6,9 +6,12 @@
 //! ```text
 //! /toolchain       zig, read-only            /build/tools/      cc, c++, ar, ld, … (wrappers)
 //! /target          the target's base,        /build/zig-cache/  zig's cache
-//!                  read-only                 /build/target/     the target's sysconfig data, if it is
-//!                                                               for another machine
+//!                  read-only                 /build/target/     the target's sysconfig data
 //! ```
+//!
+//! Every build is told that it is for another machine, also where it is not: then it is told the same on
+//! all machines, and compiled by the same program. So the wheel is the same, wherever it is made, and one
+//! key stands for it: that of the target and of the compiler's version, not of the machine at hand.
 //!
 //! zig compiles its own runtime (a C library's start files, libc++) at first use and keeps it in its
 //! cache. That is done once for a target, in a job that runs nothing foreign; every build gets a copy
@@ -60,13 +63,15 @@ const PARSED: [&str; 2] = ["tmp", "z"];
 pub struct Toolchain {
     /// The compiler's wheel for this machine.
     pub wheel: StoredFile,
+    /// Of the compiler's wheels for all machines, in the lock's order.
+    pub wheels: Vec<Digest>,
     /// What the code is for, in zig's words: `aarch64-linux-musl`, `x86_64-linux-gnu.2.36`.
     pub target: String,
     /// What the target's base is: [`crate::base::rootfs::key`]. Its headers, libraries and sysconfig
     /// data are used.
     pub rootfs_key: Digest,
-    /// `linux-aarch64`, if the build's own base is for another machine than the target.
-    pub cross: Option<String>,
+    /// The target, as Python says it: `linux-aarch64`.
+    pub platform: String,
 }
 
 /// A toolchain as a job gets it.
@@ -92,22 +97,21 @@ pub fn target_triple(target: &Target) -> Option<String> {
 }
 
 impl Toolchain {
-    /// What the result of a build depends on, for its key.
+    /// What the result of a build depends on, for its key, besides the target's base.
     pub(super) fn parts(&self) -> Vec<&[u8]> {
-        vec![
+        let own = [
             FORMAT.as_bytes(),
             CC.as_bytes(),
             BINUTIL.as_bytes(),
-            self.wheel.digest.as_bytes(),
             self.target.as_bytes(),
-            self.rootfs_key.as_bytes(),
-            self.cross.as_deref().unwrap_or_default().as_bytes(),
-        ]
+            self.platform.as_bytes(),
+        ];
+        own.into_iter().chain(self.wheels.iter().map(|wheel| &wheel.as_bytes()[..])).collect()
     }
 
     /// What a job's environment has besides.
     pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
-        let mut env = vec![
+        vec![
             ("ASSEMBLE_TARGET", self.target.clone()),
             ("ASSEMBLE_TARGET_ROOT", "/target".to_owned()),
             ("ASSEMBLE_TOOLCHAIN", "/toolchain".to_owned()),
@@ -115,22 +119,14 @@ impl Toolchain {
             ("ZIG_GLOBAL_CACHE_DIR", "/build/zig-cache".to_owned()),
             ("ZIG_LOCAL_CACHE_DIR", "/build/zig-cache".to_owned()),
             ("ZIG_LIB_DIR", "/toolchain/lib".to_owned()),
-        ];
-        if let Some(platform) = &self.cross {
-            env.push(("_PYTHON_HOST_PLATFORM", platform.clone()));
+            ("_PYTHON_HOST_PLATFORM", self.platform.clone()),
             // What `./configure --host` would say; scripts read it by themselves.
-            env.push(("CONFIG_SITE", "/build/tools/config.site".to_owned()));
-        }
-        env
+            ("CONFIG_SITE", "/build/tools/config.site".to_owned()),
+        ]
     }
 
-    /// Writes the wrappers, and for another machine what steers Python's and autoconf's builds.
-    pub(super) fn write(
-        &self,
-        target: &Path,
-        (major, minor): (u64, u64),
-        work: &Path,
-    ) -> Result<(), Error> {
+    /// Writes the wrappers, and what tells autoconf's builds what they are for.
+    fn write_tools(&self, work: &Path) -> Result<(), Error> {
         let disk = |source| Error::Disk { path: work.to_path_buf(), source };
         let tools = work.join("tools");
         fs::create_dir(&tools).map_err(disk)?;
@@ -140,29 +136,37 @@ impl Toolchain {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             fs::set_permissions(&path, mode).map_err(disk)?;
         }
-        if self.cross.is_none() {
-            return Ok(());
-        }
         let machine = self.target.split('.').next().unwrap_or_default();
         let site = format!("cross_compiling=yes\nhost_alias={machine}\n");
-        fs::write(tools.join("config.site"), site).map_err(disk)?;
+        fs::write(tools.join("config.site"), site).map_err(disk)
+    }
+
+    /// Writes the wrappers, and what steers Python's and autoconf's builds.
+    pub(super) fn write(
+        &self,
+        target: &Path,
+        (major, minor): (u64, u64),
+        work: &Path,
+    ) -> Result<(), Error> {
+        self.write_tools(work)?;
+        let disk = |source| Error::Disk { path: work.to_path_buf(), source };
         let library = format!("usr/local/lib/python{major}.{minor}");
         let library =
             crate::sandbox::confine::resolve(target, Path::new(&library)).map_err(disk)?;
-        let mut found = None;
+        let mut found = Vec::new();
         for entry in fs::read_dir(&library).map_err(disk)? {
-            let entry = entry.map_err(disk)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = entry.map_err(disk)?.file_name().to_string_lossy().into_owned();
             if name.starts_with("_sysconfigdata") && name.strip_suffix(".py").is_some() {
-                found = Some((entry.path(), name));
+                found.push(name);
             }
         }
-        let Some((path, name)) = found else {
+        // Other ways of building it have more letters in their names.
+        let Some(name) = found.into_iter().min_by_key(|name| (name.len(), name.clone())) else {
             return Err(Error::NoSysconfig { folder: library });
         };
         let own = work.join("target");
         fs::create_dir(&own).map_err(disk)?;
-        fs::copy(path, own.join(name)).map_err(disk)?;
+        fs::copy(library.join(&name), own.join(name)).map_err(disk)?;
         Ok(())
     }
 
@@ -196,8 +200,7 @@ impl Toolchain {
         }
         let work = store.temporary_directory()?;
         let disk = |source| Error::Disk { path: work.path().to_path_buf(), source };
-        // Nothing of it depends on the target's Python.
-        Self { cross: None, ..self.clone() }.write(target, (3, 0), work.path())?;
+        self.write_tools(work.path())?;
         fs::write(work.path().join("warm.sh"), WARM).map_err(disk)?;
         let mut env: std::collections::BTreeMap<String, String> =
             self.environment().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -415,37 +418,35 @@ mod tests {
     }
 
     #[test]
-    fn wrappers_and_what_steers_another_machine() {
+    fn wrappers_and_what_steers_a_build() {
         let folder = tempfile::TempDir::new().unwrap();
         let (work, root) = (folder.path().join("work"), folder.path().join("root"));
         let library = root.join("usr/local/lib/python3.13");
         fs::create_dir_all(&library).unwrap();
         fs::create_dir(&work).unwrap();
         let digest = Digest::of(b"zig");
-        let own = Toolchain {
+        let toolchain = Toolchain {
             wheel: StoredFile { file_name: "zig.whl".into(), digest },
+            wheels: vec![digest],
             target: "aarch64-linux-gnu.2.36".into(),
             rootfs_key: digest,
-            cross: None,
+            platform: "linux-aarch64".into(),
         };
-        own.write(&root, (3, 13), &work).unwrap();
+        let error = toolchain.write(&root, (3, 13), &work).unwrap_err();
+        assert!(matches!(error, Error::NoSysconfig { .. }), "{error}");
+        for name in ["_sysconfigdata__x.py", "_sysconfigdata_d_x.py"] {
+            fs::write(library.join(name), "x = 1").unwrap();
+        }
+        fs::remove_dir_all(work.join("tools")).unwrap();
+        toolchain.write(&root, (3, 13), &work).unwrap();
         for (name, _) in WRAPPERS {
             assert!(work.join("tools").join(name).is_file(), "{name}");
         }
-        assert!(!work.join("target").exists());
-        assert!(!own.environment().iter().any(|(name, _)| name.starts_with('_')));
-
-        let cross = Toolchain { cross: Some("linux-aarch64".into()), ..own };
-        fs::remove_dir_all(work.join("tools")).unwrap();
-        let error = cross.write(&root, (3, 13), &work).unwrap_err();
-        assert!(matches!(error, Error::NoSysconfig { .. }), "{error}");
-        fs::write(library.join("_sysconfigdata__x.py"), "x = 1").unwrap();
-        fs::remove_dir_all(work.join("tools")).unwrap();
-        cross.write(&root, (3, 13), &work).unwrap();
         assert!(work.join("target/_sysconfigdata__x.py").is_file());
+        assert_eq!(fs::read_dir(work.join("target")).unwrap().count(), 1);
         let site = fs::read_to_string(work.join("tools/config.site")).unwrap();
         assert_eq!(site, "cross_compiling=yes\nhost_alias=aarch64-linux-gnu\n");
         let platform = ("_PYTHON_HOST_PLATFORM", "linux-aarch64".to_owned());
-        assert!(cross.environment().contains(&platform));
+        assert!(toolchain.environment().contains(&platform));
     }
 }
