@@ -20,12 +20,8 @@ processor() {
 }
 target=$ASSEMBLE_TARGET_ROOT
 own=$ASSEMBLE_BASE_PREFIX
-links=yes
 for word do
     shift
-    case $word in
-    -c | -E | -S | -M | -MM | -shared) links= ;;
-    esac
     case $word in
     -I"$own"/*) word=-I$target/usr/local${word#-I"$own"} ;;
     -L"$own"/*) word=-L$target/usr/local${word#-L"$own"} ;;
@@ -50,12 +46,6 @@ done
 lenient="-Wno-error=implicit-function-declaration -Wno-error=implicit-int -Wno-error=int-conversion \
     -Wno-error=incompatible-function-pointer-types"
 if [ $language = c++ ]; then lenient=; fi
-# A script that configures runs what it links. In place, the base's loader is not where it should be.
-if [ $links ] && [ "$ASSEMBLE_WORK" != /build ] && [ -z "$_PYTHON_HOST_PLATFORM" ]; then
-    for loader in "$target"/lib/ld-musl-*; do
-        if [ -e "$loader" ]; then set -- "$@" "-Wl,--dynamic-linker=$loader"; fi
-    done
-fi
 # Debian's folders of one machine.
 case $ASSEMBLE_TARGET in
 *-gnu*)
