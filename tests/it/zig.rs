@@ -20,8 +20,7 @@ const COMPILER: &str = "\n[[constraint]]\nrequirement = \"ziglang==0.17.1\"\n\
     [check]\ncommand = [\"python3\", \"-c\", \"import zope.interface._zope_interface_coptimizations\"]\n";
 
 /// An sdist whose backend configures as autoconf does: a shell script that links a program, runs it unless
-/// it is for another machine, and
-/// writes what it found.
+/// it is for another machine, and writes what it found.
 const CONFIGURED: [(&str, &str); 4] = [
     (
         "configure",
