@@ -2,7 +2,8 @@
 //! documents that the checks read.
 //!
 //! Made once per layer and kept in the store under its `diff_id`, so that a base that was read before
-//! needs no layer on this machine.
+//! needs no layer on this machine. A layer that was just put together of parts is read by its parts, and
+//! what a distribution's part holds is kept too: most layers differ from others in few of them.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::elf::{self, Elf};
 use super::error::Error;
+use crate::layers::archive::{self, Parts};
 use crate::oci::Digest;
 use crate::oci::decompress::decompress;
 use crate::oci::digest::DigestWriter;
@@ -20,6 +22,8 @@ use crate::store::{self, Store};
 
 /// Records are kept under this name; changes when the same layer would be read differently.
 const RECORDS: &str = "inventory-2";
+/// As [`RECORDS`], of a distribution's part of a layer, under a key over its segments.
+const PARTS: &str = "inventory-part-1";
 /// Nothing larger is a file of a base or wheel.
 const LARGEST_FILE: u64 = 2 << 30;
 /// Documents that are kept; a RECORD of 100,000 files is smaller.
@@ -85,12 +89,14 @@ pub struct Inventory {
 }
 
 /// A layer in the store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StoredLayer {
     /// Of the compressed bytes.
     pub digest: Digest,
     /// Of the tar.
     pub diff_id: Digest,
+    /// What it was put together of, if that is known.
+    pub parts: Option<Parts>,
 }
 
 impl Inventory {
@@ -239,69 +245,116 @@ fn read_layer(layer: &StoredLayer, store: &Store) -> Result<Layer, Error> {
     {
         return Ok(known);
     }
+    // Whatever is wrong with a part in the cache by now: the layer has its bytes too.
+    if let Some(Ok(read)) = layer.parts.as_ref().map(|parts| read_parts(parts, store)) {
+        return Ok(read);
+    }
     if !store.verify(&layer.digest)? {
         return Err(Error::Absent(layer.digest));
     }
     let unreadable = |source| Error::Layer { layer: layer.digest, source };
     let blob = fs::File::open(store.blob_path(&layer.digest)).map_err(unreadable)?;
     let tar = decompress(BufReader::new(blob)).map_err(unreadable)?;
-    let read = read_tar(tar).map_err(unreadable)?;
-    let record = serde_json::to_vec(&read).map_err(|error| unreadable(error.into()))?;
+    let mut reader = Reader::default();
+    reader.read(tar).map_err(unreadable)?;
+    let record = serde_json::to_vec(&reader.layer).map_err(|error| unreadable(error.into()))?;
     store.put_record(RECORDS, &layer.diff_id, &record)?;
-    Ok(read)
+    Ok(reader.layer)
 }
 
-fn read_tar(tar: impl Read) -> io::Result<Layer> {
-    let mut layer = Layer::default();
-    let mut archive = crate::oci::tar::Archive::new(tar);
-    // Where each path of this layer stands, for hard links.
-    let mut places: BTreeMap<String, usize> = BTreeMap::new();
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let kind = entry.header().entry_type();
-        if kind.is_pax_global_extensions() {
+fn read_parts(parts: &Parts, store: &Store) -> io::Result<Layer> {
+    let Parts { folders, owners, links } = parts;
+    let mut reader = Reader::default();
+    reader.read(archive::read(folders, store))?;
+    for owner in owners {
+        let digests: Vec<_> = owner.iter().map(|segment| segment.digest).collect();
+        let digests: Vec<_> = digests.iter().map(|digest| &digest.as_bytes()[..]).collect();
+        let key = store::key(&digests);
+        let known = store.record(PARTS, &key).map_err(io::Error::other)?;
+        if let Some(known) = known.and_then(|record| serde_json::from_slice(&record).ok()) {
+            reader.append(known);
             continue;
         }
-        let path = normalised(&entry.path_bytes());
-        if path.is_empty() {
-            continue;
-        }
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
-        if name == ".wh..wh..opq" {
-            layer.emptied.push(parent.to_owned());
-            continue;
-        }
-        if let Some(hidden) = name.strip_prefix(".wh.") {
-            let gone = if parent.is_empty() { String::new() } else { format!("{parent}/") };
-            layer.removed.push(gone + hidden);
-            continue;
-        }
-        let target = entry.link_name_bytes().map(std::borrow::Cow::into_owned);
-        let node = if kind.is_dir() {
-            Node::Directory
-        } else if kind.is_symlink() {
-            Node::Link(String::from_utf8_lossy(&target.unwrap_or_default()).into_owned())
-        } else if kind.is_hard_link() {
-            let target = normalised(&target.unwrap_or_default());
-            match places.get(&target).and_then(|place| layer.nodes.get(*place)) {
-                Some((_, node)) => node.clone(),
-                // It is in a layer below; what it is there, the link says.
-                None => Node::Link(format!("/{target}")),
-            }
-        } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
-            let mode = entry.header().mode()?;
-            if entry.size() > LARGEST_FILE {
-                return Err(io::Error::other(format!("`{path}` has {} bytes", entry.size())));
-            }
-            let size = entry.size();
-            Node::File(Box::new(read_file(&path, &mut entry, size, mode)?))
-        } else {
-            Node::Other
-        };
-        places.insert(path.clone(), layer.nodes.len());
-        layer.nodes.push((path, node));
+        let mut own = Reader::default();
+        own.read(archive::read(owner, store))?;
+        store
+            .put_record(PARTS, &key, &serde_json::to_vec(&own.layer)?)
+            .map_err(io::Error::other)?;
+        reader.append(own.layer);
     }
-    Ok(layer)
+    reader.read(archive::read(links, store))?;
+    Ok(reader.layer)
+}
+
+/// Reads the pieces of one layer's tar.
+#[derive(Default)]
+struct Reader {
+    layer: Layer,
+    /// Where each path stands, for hard links.
+    places: BTreeMap<String, usize>,
+}
+
+impl Reader {
+    /// Adds what was read already. It has no whiteouts.
+    fn append(&mut self, part: Layer) {
+        for (path, node) in part.nodes {
+            self.add(path, node);
+        }
+    }
+
+    fn add(&mut self, path: String, node: Node) {
+        self.places.insert(path.clone(), self.layer.nodes.len());
+        self.layer.nodes.push((path, node));
+    }
+
+    fn read(&mut self, tar: impl Read) -> io::Result<()> {
+        let mut archive = crate::oci::tar::Archive::new(tar);
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let kind = entry.header().entry_type();
+            if kind.is_pax_global_extensions() {
+                continue;
+            }
+            let path = normalised(&entry.path_bytes());
+            if path.is_empty() {
+                continue;
+            }
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            if name == ".wh..wh..opq" {
+                self.layer.emptied.push(parent.to_owned());
+                continue;
+            }
+            if let Some(hidden) = name.strip_prefix(".wh.") {
+                let gone = if parent.is_empty() { String::new() } else { format!("{parent}/") };
+                self.layer.removed.push(gone + hidden);
+                continue;
+            }
+            let target = entry.link_name_bytes().map(std::borrow::Cow::into_owned);
+            let node = if kind.is_dir() {
+                Node::Directory
+            } else if kind.is_symlink() {
+                Node::Link(String::from_utf8_lossy(&target.unwrap_or_default()).into_owned())
+            } else if kind.is_hard_link() {
+                let target = normalised(&target.unwrap_or_default());
+                match self.places.get(&target).and_then(|place| self.layer.nodes.get(*place)) {
+                    Some((_, node)) => node.clone(),
+                    // It is in a layer below; what it is there, the link says.
+                    None => Node::Link(format!("/{target}")),
+                }
+            } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+                let mode = entry.header().mode()?;
+                if entry.size() > LARGEST_FILE {
+                    return Err(io::Error::other(format!("`{path}` has {} bytes", entry.size())));
+                }
+                let size = entry.size();
+                Node::File(Box::new(read_file(&path, &mut entry, size, mode)?))
+            } else {
+                Node::Other
+            };
+            self.add(path, node);
+        }
+        Ok(())
+    }
 }
 
 fn normalised(name: &[u8]) -> String {
@@ -370,7 +423,8 @@ pub fn layers_of(base: &crate::base::Base) -> Result<Vec<StoredLayer>, Error> {
         .iter()
         .zip(&base.diff_ids)
         .map(|(layer, diff_id)| {
-            Ok(StoredLayer { digest: crate::oci::descriptor_digest(layer)?, diff_id: *diff_id })
+            let digest = crate::oci::descriptor_digest(layer)?;
+            Ok(StoredLayer { digest, diff_id: *diff_id, parts: None })
         })
         .collect()
 }
@@ -411,7 +465,7 @@ mod tests {
             .iter()
             .map(|entries| {
                 let digest = store.put(&tar(entries)).unwrap();
-                StoredLayer { digest, diff_id: digest }
+                StoredLayer { digest, diff_id: digest, parts: None }
             })
             .collect();
         let found = Inventory::of(&layers, &store).unwrap();
@@ -478,11 +532,48 @@ mod tests {
     }
 
     #[test]
+    fn parts_hold_what_their_layer_holds() {
+        use crate::layers::path::ContainerPath;
+        use crate::layers::tree::{Entry, Node as Placed, Tree};
+
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let path = |text: &str| ContainerPath::parse(text).unwrap();
+        let mut tree = Tree::default();
+        let large = b"\x7fELF?".iter().copied().cycle().take(3 << 20).collect();
+        for (name, content, owner) in [
+            ("/opt/a/large.so", large, "a"),
+            ("/opt/a/a-1.dist-info/RECORD", b"x,,\n".to_vec(), "a"),
+            ("/opt/b/run", b"#!/bin/sh\n".to_vec(), "b"),
+        ] {
+            tree.insert(path(name), Entry::file(content, 0o755, owner)).unwrap();
+        }
+        let link = Placed::HardLink(path("/opt/a/large.so"));
+        let link = Entry { node: link, ..Entry::file("", 0o755, "b") };
+        tree.insert(path("/opt/b/large.so"), link).unwrap();
+        let made = crate::layers::write(&tree, "test", &store, 2).unwrap();
+        let digest = crate::oci::descriptor_digest(&made.descriptor).unwrap();
+        let by_parts = StoredLayer { digest, diff_id: made.diff_id, parts: made.parts };
+        let whole = StoredLayer { parts: None, ..by_parts.clone() };
+        fs::remove_file(store.blob_path(&digest)).unwrap();
+        let read = Inventory::of(std::slice::from_ref(&by_parts), &store).unwrap();
+        // Only folders and links are read again.
+        for segment in by_parts.parts.iter().flat_map(|parts| parts.owners.iter().flatten()) {
+            fs::remove_file(store.blob_path(&segment.digest)).unwrap();
+        }
+        assert_eq!(Inventory::of(std::slice::from_ref(&by_parts), &store).unwrap(), read);
+        let again = crate::layers::write(&tree, "test", &store, 2).unwrap();
+        assert_eq!(again.diff_id, made.diff_id);
+        assert_eq!(Inventory::of(&[whole], &store).unwrap(), read);
+        assert_eq!(read.files().filter(|(_, file)| file.damage.is_some()).count(), 2);
+    }
+
+    #[test]
     fn what_is_not_here_is_none() {
         let folder = tempfile::TempDir::new().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let absent = Digest::of(b"absent");
-        let layer = StoredLayer { digest: absent, diff_id: absent };
+        let layer = StoredLayer { digest: absent, diff_id: absent, parts: None };
         assert!(matches!(Inventory::of(&[layer], &store), Err(Error::Absent(_))));
     }
 }

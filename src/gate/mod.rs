@@ -90,7 +90,7 @@ pub async fn check(
         .iter()
         .map(|layer| {
             let digest = descriptor_digest(&layer.descriptor)?;
-            Ok(StoredLayer { digest, diff_id: layer.diff_id })
+            Ok(StoredLayer { digest, diff_id: layer.diff_id, parts: layer.parts.clone() })
         })
         .collect::<Result<Vec<_>, Error>>()?;
     let of_base = inventory::layers_of(base)?;
@@ -192,7 +192,8 @@ pub async fn check_image(
     let layers = layers
         .iter()
         .map(|(layer, diff_id)| {
-            Ok(StoredLayer { digest: descriptor_digest(layer)?, diff_id: *diff_id })
+            let digest = descriptor_digest(layer)?;
+            Ok(StoredLayer { digest, diff_id: *diff_id, parts: None })
         })
         .collect::<Result<Vec<_>, Error>>()?;
     let (below, ours) = layers.split_at(layers.len().saturating_sub(own));

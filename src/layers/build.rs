@@ -205,7 +205,10 @@ async fn join(
     let installing = on_thread(move || python(&wheels, &options, &bytecode, &store, parallel));
     let made = Work::Compress.time(&*world.progress, installing).await?;
     let (store, created_by) = (world.store.clone(), created_by.to_owned());
-    let joining = on_thread(move || Ok((made.layer(&created_by, &store)?, made.installed)));
+    let joining = on_thread(move || {
+        let installed = made.installed.clone();
+        Ok((made.layer(&created_by, &store)?, installed))
+    });
     Work::Hash.time(&*world.progress, joining).await
 }
 

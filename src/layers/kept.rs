@@ -287,7 +287,8 @@ pub(super) fn layer(
         return Ok(None);
     }
     let created_by = created_by.to_owned();
-    Ok(Some((Layer { descriptor, diff_id, uncompressed_size, created_by }, installed)))
+    let layer = Layer { descriptor, diff_id, uncompressed_size, created_by, parts: None };
+    Ok(Some((layer, installed)))
 }
 
 pub(super) fn keep_layer(

@@ -54,6 +54,8 @@ pub struct Layer {
     pub uncompressed_size: u64,
     /// What the image's history says made it.
     pub created_by: String,
+    /// What this run put it together of; `None` if an earlier one did.
+    pub parts: Option<archive::Parts>,
 }
 
 /// How distributions are installed, and what is done to them on their way into a layer.
@@ -73,7 +75,7 @@ pub struct Python {
     /// What lies where, and whose it is.
     pub tree: Tree<Known>,
     /// All of it, compressed: each distribution's own, by name.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<Vec<Segment>>,
     /// Figures, sorted by name and version.
     pub installed: Vec<Installed>,
 }
@@ -83,8 +85,8 @@ impl Python {
     ///
     /// # Errors
     /// The store cannot be written, or a part is not there any more.
-    pub fn layer(&self, created_by: &str, store: &Store) -> Result<Layer, Error> {
-        archive::join(&self.tree, &self.segments, created_by, store)
+    pub fn layer(self, created_by: &str, store: &Store) -> Result<Layer, Error> {
+        archive::join(&self.tree, self.segments, created_by, store)
     }
 }
 
@@ -156,7 +158,7 @@ pub fn python(
                 installed.bytes_installed -= size;
             }
         }
-        python.segments.extend(segments);
+        python.segments.push(segments);
         python.installed.push(installed);
     }
     check_applied(&python.installed, &options.treatment)?;

@@ -21,7 +21,7 @@
 
 use std::io;
 
-use libdeflater::{CompressionLvl, Compressor};
+use libdeflater::{CompressionLvl, Compressor, Decompressor};
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{
     TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
@@ -107,6 +107,29 @@ fn open_end(stream: &mut [u8], out: &mut [u8]) -> Option<u8> {
     (read == stream.len() && written == out.len()).then_some(between.num_bits)
 }
 
+/// Decompresses packed pieces; for one thread.
+pub(super) struct Unpacker {
+    decompressor: Decompressor,
+    piece: Vec<u8>,
+}
+
+impl Unpacker {
+    pub(super) fn new() -> Self {
+        Self { decompressor: Decompressor::new(), piece: Vec::new() }
+    }
+
+    /// The piece of so many bytes that was packed.
+    pub(super) fn unpack(&mut self, mut packed: Vec<u8>, size: u64) -> io::Result<&[u8]> {
+        packed.extend_from_slice(&LAST_BLOCK);
+        self.piece.resize(usize::try_from(size).map_err(io::Error::other)?, 0);
+        let size = self
+            .decompressor
+            .deflate_decompress(&packed, &mut self.piece)
+            .map_err(io::Error::other)?;
+        Ok(&self.piece[..size])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
@@ -137,6 +160,8 @@ mod tests {
                 let piece: Vec<u8> = bytes.iter().map(|byte| byte % u8::try_from(letters).unwrap_or(255)).collect();
                 let piece = piece.repeat(times);
                 let packed = packer.pack(&piece).unwrap().to_vec();
+                let size = piece.len() as u64;
+                prop_assert!(Unpacker::new().unpack(packed.clone(), size).unwrap() == piece);
                 // Whatever was packed before changes nothing.
                 prop_assert!(Packer::new().pack(&piece).unwrap() == packed);
                 stream.extend(packed);

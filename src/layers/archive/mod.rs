@@ -30,8 +30,8 @@ mod deflate;
 mod gzip;
 mod segment;
 
-pub use segment::Segment;
 pub(super) use segment::compress;
+pub use segment::{Parts, Segment, read};
 
 /// Every entry's mtime: 1980-01-01T00:00:00Z, the earliest that a zip archive, and so a wheel
 /// made from these files in the container, can express. It is a constant so that a layer depends on
@@ -45,6 +45,8 @@ const WELL_KNOWN_MODES: [(&str, u32); 3] = [("root", 0o700), ("tmp", 0o1777), ("
 
 /// Bytes of a tar's block.
 const BLOCK: usize = 512;
+/// Two zero blocks.
+const TAR_END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
 /// Bytes that a ustar header has for a path's end, a path's begin, and a link's target.
 const NAME: usize = 100;
@@ -66,7 +68,7 @@ pub fn write_tar<W: Write>(tree: &Tree, out: W) -> io::Result<W> {
         out = append_files(part, out)?;
     }
     let mut out = append_links(tree, out)?;
-    out.write_all(&[0; 1024])?;
+    out.write_all(&TAR_END)?;
     Ok(out)
 }
 
@@ -83,28 +85,28 @@ pub fn write(
     let parts: Vec<Tree> = parts(tree).into_values().collect();
     let made =
         segment::compress(parts.len(), parallel, store, |part| Ok((parts[part].clone(), ())));
-    let mut segments = Vec::new();
-    for part in made {
-        segments.extend(part?.0);
-    }
-    join(tree, &segments, created_by, store)
+    let owners = made.into_iter().map(|part| Ok(part?.0)).collect::<Result<_, Error>>()?;
+    join(tree, owners, created_by, store)
 }
 
-/// Makes a layer of what is compressed already: `segments` are those of all owners in `tree`, in the
-/// order of their names.
+/// Makes a layer of what is compressed already: `owners` has the segments of all owners in `tree`, in
+/// the order of their names.
 ///
 /// # Errors
 /// The store cannot be written, or a segment is gone or damaged: then it is removed.
 pub(super) fn join<F>(
     tree: &Tree<F>,
-    segments: &[Segment],
+    owners: Vec<Vec<Segment>>,
     created_by: &str,
     store: &Store,
 ) -> Result<Layer, Error> {
     let failed = |source| Error::Write { path: store.root().to_owned(), source };
     let folders = append_folders(tree, Vec::new()).map_err(failed)?;
-    let links = append_links(tree, Vec::new()).map_err(failed)?;
-    gzip::join(&folders, segments, &links, created_by, store)
+    let mut links = append_links(tree, Vec::new()).map_err(failed)?;
+    links.extend_from_slice(&TAR_END);
+    let folders = segment::keep_tar(&folders, store)?;
+    let links = segment::keep_tar(&links, store)?;
+    gzip::join(Parts { folders, owners, links }, created_by, store)
 }
 
 /// What each owner has in the tree, folders and hard links aside.

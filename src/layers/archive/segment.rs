@@ -15,7 +15,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
-use super::deflate::Packer;
+use super::deflate::{Packer, Unpacker};
 use super::{Tree, append_files};
 use crate::layers::Error;
 use crate::oci::Digest;
@@ -54,6 +54,62 @@ fn keep(piece: &[u8], packer: &mut Packer, store: &Store) -> Result<Segment, Err
     let (digest, size) = writer.commit_unsynced()?;
     let uncompressed = piece.len() as u64;
     Ok(Segment { digest, size, crc32: crc32fast::hash(piece), uncompressed })
+}
+
+/// Compresses a tar that no earlier run has.
+pub(super) fn keep_tar(tar: &[u8], store: &Store) -> Result<Vec<Segment>, Error> {
+    let mut packer = Packer::new();
+    tar.chunks(CUT).map(|piece| keep(piece, &mut packer, store)).collect()
+}
+
+/// What a layer's tar was put together of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// All folders.
+    pub folders: Vec<Segment>,
+    /// Each owner's files and symbolic links, in the order of their names. They mean the same in any
+    /// layer.
+    pub owners: Vec<Vec<Segment>>,
+    /// Hard links to what stands before, and the tar's end.
+    pub links: Vec<Segment>,
+}
+
+impl Parts {
+    /// All segments, in order.
+    pub(super) fn segments(&self) -> impl Iterator<Item = &Segment> {
+        let owners = self.owners.iter().flatten();
+        self.folders.iter().chain(owners).chain(&self.links)
+    }
+}
+
+/// The tar that `segments` are. Each is verified before any of its bytes is returned; what is absent or
+/// damaged is an error of reading.
+pub fn read<'a>(segments: &'a [Segment], store: &'a Store) -> impl io::Read + 'a {
+    Unpacked {
+        segments: segments.iter(),
+        store,
+        unpacker: Unpacker::new(),
+        rest: Vec::new().into(),
+    }
+}
+
+struct Unpacked<'a> {
+    segments: std::slice::Iter<'a, Segment>,
+    store: &'a Store,
+    unpacker: Unpacker,
+    rest: VecDeque<u8>,
+}
+
+impl io::Read for Unpacked<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            let Some(segment) = self.segments.next() else { return Ok(0) };
+            let packed = self.store.read(&segment.digest).map_err(io::Error::other)?;
+            let packed = packed.ok_or(io::ErrorKind::NotFound)?;
+            self.rest.extend(self.unpacker.unpack(packed, segment.uncompressed)?);
+        }
+        self.rest.read(buffer)
+    }
 }
 
 /// Compresses the files of `count` trees, at most `parallel` pieces at once; `tree` makes one of
