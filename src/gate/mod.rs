@@ -25,6 +25,7 @@ pub mod files;
 pub(crate) mod fixture;
 pub mod inventory;
 pub mod owners;
+mod read;
 pub mod requirements;
 pub mod system;
 
