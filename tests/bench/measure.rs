@@ -1,14 +1,12 @@
 //! One run of one command, from a small process of its own: what a child took only its parent knows.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flate2::write::DeflateEncoder;
-use flate2::{Compression, Crc};
 use fs_err as fs;
+use libdeflater::{CompressionLvl, Compressor};
 use nix::sys::resource::{UsageWho, getrusage};
 use sha2::{Digest as _, Sha256};
 
@@ -22,7 +20,7 @@ pub(crate) const MEMORY: &str = "--memory-of-one";
 pub(crate) const BOUND: &str = "--bound";
 
 /// Pieces of the bound.
-const CUT: usize = 4 << 20;
+const CUT: usize = 1 << 20;
 
 /// What one run took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
@@ -98,7 +96,7 @@ pub(crate) fn memory_of_one(command: &str) -> Result<String> {
     Ok(peak.to_string())
 }
 
-/// Compresses the tar on all processors at the level of layers, and takes SHA-256 and CRC-32 of both
+/// Compresses the tar on all processors as layers are, and takes SHA-256 and CRC-32 of both
 /// sides once: no program makes a layer of it faster, whatever it does.
 pub(crate) fn bound(tar: &Path) -> Result<String> {
     let bytes = fs::read(tar)?;
@@ -108,12 +106,16 @@ pub(crate) fn bound(tar: &Path) -> Result<String> {
         let work = |first: usize| {
             let pieces = &pieces;
             move || -> std::io::Result<Vec<(usize, Vec<u8>)>> {
+                let mut compressor = Compressor::new(CompressionLvl::default());
                 let own = pieces.iter().enumerate().skip(first).step_by(workers);
                 own.map(|(number, piece)| {
-                    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
-                    encoder.write_all(piece)?;
-                    Crc::new().update(piece);
-                    Ok((number, encoder.finish()?))
+                    let mut packed = vec![0; compressor.gzip_compress_bound(piece.len())];
+                    // Takes the CRC-32 too.
+                    let size = compressor
+                        .gzip_compress(piece, &mut packed)
+                        .map_err(|error| std::io::Error::other(error.to_string()))?;
+                    packed.truncate(size);
+                    Ok((number, packed))
                 })
                 .collect()
             }

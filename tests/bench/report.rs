@@ -129,7 +129,8 @@ pub(crate) fn machine() -> String {
         if let Ok(output) = Command::new(name).arg(flag).output() {
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             let is_number = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
-            let mut words = said.split_whitespace();
+            // Some say `v1`.
+            let mut words = said.split_whitespace().map(|word| word.trim_start_matches('v'));
             let version = words.find(is_number).unwrap_or("?");
             let _never = write!(text, ", {name} {version}");
         }
