@@ -20,7 +20,7 @@ pub(crate) const MEMORY: &str = "--memory-of-one";
 pub(crate) const BOUND: &str = "--bound";
 
 /// Pieces of the bound.
-const CUT: usize = 1 << 20;
+const CUT: usize = 512 << 10;
 
 /// What one run took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]

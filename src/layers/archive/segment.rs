@@ -21,8 +21,9 @@ use crate::layers::Error;
 use crate::oci::Digest;
 use crate::store::Store;
 
-/// Bytes of tar in a segment: part of what a layer's digest depends on.
-pub(super) const CUT: usize = 1 << 20;
+/// Bytes of tar in a segment: part of what a layer's digest depends on. Each lies in memory as a whole, on
+/// every thread; twice as many make a layer 0.2 % smaller.
+pub(super) const CUT: usize = 512 << 10;
 
 /// A piece of a layer's gzip stream, in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -190,7 +190,7 @@ fn golden_gzip() {
     snapbox::assert_data_eq!(
         seen,
         snapbox::str![[r#"
-sha256:0c4a7c18addbf244e770eba70bd10cee59ced92b74b5396b7642f2527d1a93e2 134008
+sha256:e54738591946b63061ababdb34e42b29db9ae2d87b749b522e5cb474dce8ccd8 134153
 diff_id sha256:9736fbf694c046b0ac32835b5e909ec0371d6c8df994a575fab926bccf04364c
 uncompressed 691712
 "#]]
