@@ -26,6 +26,7 @@ const LARGEST_DOCUMENT: u64 = 16 << 20;
 const MOST_RESERVED: u64 = 64 << 20;
 /// What is kept of a first line.
 const LONGEST_LINE: usize = 4096;
+
 #[cfg(test)]
 impl File {
     /// A file with these bytes, read as one of a layer is.
@@ -63,8 +64,7 @@ fn read_parts(parts: &Parts, store: &Store) -> io::Result<Layer> {
     let mut reader = Reader::default();
     reader.read(archive::read(folders, store))?;
     for owner in owners {
-        let digests: Vec<_> = owner.iter().map(|segment| segment.digest).collect();
-        let digests: Vec<_> = digests.iter().map(|digest| &digest.as_bytes()[..]).collect();
+        let digests: Vec<_> = owner.iter().map(|segment| &segment.digest.as_bytes()[..]).collect();
         let key = store::key(&digests);
         let known = store.record(PARTS, &key).map_err(io::Error::other)?;
         if let Some(known) = known.and_then(|record| serde_json::from_slice(&record).ok()) {
