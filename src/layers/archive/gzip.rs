@@ -52,7 +52,7 @@ pub(super) fn join(parts: Parts, created_by: &str, store: &Store) -> Result<Laye
         (written, unpacked)
     });
     let (blob, (_, diff_id, uncompressed_size)) = (written?, unpacked.map_err(failed)?);
-    let (digest, size) = blob.commit()?;
+    let (digest, size) = blob.commit_unsynced()?;
     let digest = oci_spec::image::Digest::from_str(&digest.to_string())
         .map_err(|invalid| failed(io::Error::other(invalid)))?;
     Ok(Layer {
