@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fs_err as fs;
-use zip::ZipArchive;
+use libdeflater::Decompressor;
+use zip::{CompressionMethod, ZipArchive};
 
 use super::strip::strip;
 use super::tree::Known;
@@ -21,6 +22,8 @@ use crate::store::Store;
 const PIECE: usize = 64 << 10;
 /// Files of a disk up to here are kept in memory.
 const SMALL: u64 = 64 << 10;
+/// Entries of wheels that are unpacked in one piece, packed and unpacked.
+const AT_ONCE: u64 = 4 << 20;
 /// Bytes of its begin that are known of every file.
 const HEAD: usize = 8;
 
@@ -118,8 +121,15 @@ impl Content {
     /// # Errors
     /// They cannot be read any more.
     pub fn read(&self) -> io::Result<Bytes> {
-        if let Source::Memory(bytes) = &self.source {
-            return Ok(bytes.clone());
+        match &self.source {
+            Source::Memory(bytes) => return Ok(bytes.clone()),
+            Source::Member(member) => {
+                if let Some(bytes) = member.at_once(&mut member.archive.clone())? {
+                    self.check(bytes.len() as u64 == self.known.size)?;
+                    return Ok(bytes.into());
+                }
+            }
+            Source::Disk(_) | Source::Part(..) => {}
         }
         let mut bytes = Vec::with_capacity(usize::try_from(self.known.size).unwrap_or_default());
         self.copy_to(&mut bytes)?;
@@ -198,10 +208,33 @@ impl Member {
     /// Fails if the entry has more or fewer bytes than its headers say.
     fn copy_to(&self, out: &mut impl Write) -> io::Result<u64> {
         let mut archive = self.archive.clone();
+        if let Some(bytes) = self.at_once(&mut archive)? {
+            out.write_all(&bytes)?;
+            return Ok(bytes.len() as u64);
+        }
         let file = archive.by_index(self.index).map_err(io::Error::from)?;
         let declared = file.size();
         // One byte more than declared is enough to know that it lied.
         copy(&mut file.take(declared.saturating_add(1)), out)
+    }
+}
+
+impl Member {
+    /// All bytes of an entry that is neither large nor odd; `None` if it is, also if it is not what its
+    /// headers say: whoever reads it piece by piece finds out what is wrong. This takes a third of the
+    /// time that doing so takes.
+    fn at_once(&self, archive: &mut ZipArchive<At>) -> io::Result<Option<Vec<u8>>> {
+        let mut file = archive.by_index_raw(self.index).map_err(io::Error::from)?;
+        let is_small = file.size() <= AT_ONCE && file.compressed_size() <= AT_ONCE;
+        if !is_small || file.compression() != CompressionMethod::Deflated || file.encrypted() {
+            return Ok(None);
+        }
+        let mut packed = Vec::with_capacity(usize::try_from(file.compressed_size()).unwrap_or(0));
+        file.read_to_end(&mut packed)?;
+        let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or(0)];
+        let unpacked = Decompressor::new().deflate_decompress(&packed, &mut bytes);
+        let is_right = unpacked == Ok(bytes.len()) && crc32fast::hash(&bytes) == file.crc32();
+        Ok(is_right.then_some(bytes))
     }
 }
 
