@@ -111,17 +111,25 @@ async fn python_layer(
         let missing = missing(&wheels, &options, world).await?;
         let wanted = fetchable(plan, |wheel| missing.iter().any(|m| m.digest == *wheel));
         Work::Fetch.time(&*world.progress, fetch(wanted, world)).await?;
-        let bytecode = bytecode(&missing, &options, base, world).await?;
+        let mut is_complete = false;
         world.progress.step("installing and compressing");
-        let made = match join(&wheels, &options, &bytecode, created_by, world).await {
-            // A part was damaged and is removed now, or a wheel is needed after all because it brings
-            // what another one brings too.
-            Err(Error::Segment { .. } | Error::Absent { .. }) => {
-                let wanted = fetchable(plan, |_| true);
-                Work::Fetch.time(&*world.progress, fetch(wanted, world)).await?;
-                join(&wheels, &options, &bytecode, created_by, world).await?
+        let mut bytecode = BTreeMap::new();
+        let made = loop {
+            match join(&wheels, &options, &bytecode, created_by, world).await {
+                Err(Error::Uncompiled { wheels: names }) => {
+                    let uncompiled = wheels.iter().filter(|wheel| names.contains(&wheel.name));
+                    let uncompiled: Vec<_> = uncompiled.cloned().collect();
+                    bytecode.extend(compile(&uncompiled, &options, base, world).await?);
+                }
+                // A part was damaged and is removed now, or a wheel is needed after all because it
+                // brings what another one brings too.
+                Err(Error::Segment { .. } | Error::Absent { .. }) if !is_complete => {
+                    is_complete = true;
+                    let wanted = fetchable(plan, |_| true);
+                    Work::Fetch.time(&*world.progress, fetch(wanted, world)).await?;
+                }
+                made => break made?,
             }
-            made => made?,
         };
         kept::keep_layer(&key, &made.0, &made.1, &world.store)?;
         made
@@ -155,38 +163,26 @@ fn fetchable(plan: &Plan, is_wanted: impl Fn(&Digest) -> bool) -> Vec<Wanted> {
         .collect()
 }
 
-/// The compiled modules of every wheel that has to be installed anew, where that is wanted.
-async fn bytecode(
-    missing: &[WheelFile],
+/// The compiled modules of these wheels.
+async fn compile(
+    wheels: &[WheelFile],
     options: &Options,
     base: &Base,
     world: &World,
 ) -> Result<BTreeMap<PackageName, Modules>, Error> {
-    let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
-        return Ok(BTreeMap::new());
-    };
-    // Unpacked for the first wheel that has to be compiled: bytecode is the same on every architecture.
-    let mut rootfs = None;
     let mut made = BTreeMap::new();
-    for wheel in missing {
+    let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
+        return Ok(made);
+    };
+    // Bytecode is the same on every architecture.
+    let twin = twin_of(base, world).await?;
+    let rootfs = base::rootfs(twin.as_ref().unwrap_or(base), world).await?;
+    for wheel in wheels {
+        world.progress.step(&format!("compiling {}", wheel.name));
         let (one, options, store) = (wheel.clone(), options.clone(), world.store.clone());
         let laid_out = on_thread(move || super::lay_out(&one, &options, &store)).await?;
         let modules = laid_out.modules(rule);
-        if modules.is_empty() {
-            continue;
-        }
-        let bytecode = if let Some(bytecode) = compiler.cached(&modules, &world.store)? {
-            bytecode
-        } else {
-            let rootfs = if let Some(there) = &rootfs {
-                there
-            } else {
-                let twin = twin_of(base, world).await?;
-                rootfs.insert(base::rootfs(twin.as_ref().unwrap_or(base), world).await?)
-            };
-            world.progress.step(&format!("compiling {}", wheel.name));
-            compiler.compile(&modules, rootfs, &world.store, &world.sandbox).await?
-        };
+        let bytecode = compiler.compile(&modules, &rootfs, &world.store, &world.sandbox).await?;
         made.insert(wheel.name.clone(), bytecode);
     }
     Ok(made)

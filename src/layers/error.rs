@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use pep508_rs::PackageName;
+
 use super::path::{ContainerPath, ParseError};
 use super::tree::Clash;
 use crate::error::{Failure, Kind};
@@ -49,6 +51,12 @@ pub enum Error {
     Segment {
         /// Its digest.
         digest: Digest,
+    },
+    /// These have modules that no earlier run compiled: nobody but the base's Python can.
+    #[error("not compiled yet: {}", wheels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Uncompiled {
+        /// The distributions, sorted.
+        wheels: Vec<PackageName>,
     },
     /// A wheel is hostile, broken or not what it says it is.
     #[error("`{file_name}` is refused")]
@@ -270,7 +278,10 @@ impl Failure for Error {
             Self::PackageIndex(error) => error.kind(),
             Self::Base(error) => error.kind(),
             Self::Sdist(error) => error.kind(),
-            Self::Absent { .. } | Self::Segment { .. } | Self::Write { .. } => Kind::Unexpected,
+            Self::Absent { .. }
+            | Self::Segment { .. }
+            | Self::Uncompiled { .. }
+            | Self::Write { .. } => Kind::Unexpected,
             Self::Bytecode(error) => error.kind(),
             Self::Wheel { problem, .. } => match problem {
                 WheelProblem::Replacement { .. } => Kind::Usage,

@@ -248,11 +248,6 @@ pub(super) fn keep_distribution(
     write(DISTRIBUTIONS, key, &record, store)
 }
 
-/// Makes the record of a wheel one that is not there.
-pub(super) fn forget_distribution(key: &Digest, store: &Store) -> Result<(), Error> {
-    Ok(store.put_record(DISTRIBUTIONS, key, b"")?)
-}
-
 /// The segments of a part that lacks what other distributions bring too.
 pub(super) fn part(key: &Digest, store: &Store) -> Result<Option<Vec<Segment>>, Error> {
     let segments = read::<Vec<Segment>>(PARTS, key, store)?;

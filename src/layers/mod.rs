@@ -110,15 +110,16 @@ pub fn missing<'a>(
 }
 
 /// Installs wheels from the store, and compresses what they bring, on at most `parallel` threads.
-/// What an earlier run did is not done again. `bytecode` has the compiled modules of each wheel that
-/// is [`missing`], where the options want them.
+/// What an earlier run did is not done again. `bytecode` has compiled modules of this run's; those of
+/// earlier runs are found.
 ///
 /// Neither the order of `wheels` nor `parallel` nor the cache changes the result, or which error is
 /// reported.
 ///
 /// # Errors
 /// A wheel is absent from the store, hostile or broken, or two distributions want different things at
-/// one place; a part of the treatment applies to none.
+/// one place; a part of the treatment applies to none. [`Error::Uncompiled`] if nothing else is wrong
+/// and the options want bytecode that is not there: all else is done then.
 pub fn python(
     wheels: &[WheelFile],
     options: &Options,
@@ -187,11 +188,22 @@ fn install_all(
         let listing = tree.known();
         Ok((tree, (listing, installed)))
     });
+    let mut uncompiled = Vec::new();
     for (number, result) in missing.into_iter().zip(results) {
-        let (segments, (listing, installed)) = result?;
+        let (segments, (listing, installed)) = match result {
+            Err(Error::Uncompiled { wheels }) => {
+                uncompiled.extend(wheels);
+                continue;
+            }
+            result => result?,
+        };
         let distribution = Distribution { listing, installed, segments };
         kept::keep_distribution(&keys[number], &distribution, store)?;
         made[number] = Some(distribution);
+    }
+    if !uncompiled.is_empty() {
+        uncompiled.sort();
+        return Err(Error::Uncompiled { wheels: uncompiled });
     }
     // All are there now.
     Ok(made.into_iter().flatten().collect())
@@ -252,18 +264,17 @@ fn install(
     let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
         return laid_out.finish(&Modules::new(), store);
     };
+    if let Some(ours) = bytecode.get(&wheel.name) {
+        return laid_out.finish(ours, store);
+    }
     let modules = laid_out.modules(rule);
-    let kept = match bytecode.get(&wheel.name) {
-        Some(ours) => return laid_out.finish(ours, store),
-        None if modules.is_empty() => Some(Modules::new()),
-        None => compiler.cached(&modules, store)?,
-    };
-    let Some(kept) = kept else {
-        // The next run finds the wheel missing, and compiles.
-        kept::forget_distribution(&kept::distribution_key(wheel, options), store)?;
-        return Err(Error::Absent { file_name: wheel.file_name.clone(), digest: wheel.digest });
-    };
-    laid_out.finish(&kept, store)
+    if modules.is_empty() {
+        return laid_out.finish(&modules, store);
+    }
+    match compiler.cached(&modules, store)? {
+        Some(kept) => laid_out.finish(&kept, store),
+        None => Err(Error::Uncompiled { wheels: vec![wheel.name.clone()] }),
+    }
 }
 
 /// A repair that repairs nothing is a mistake, not a wish.
