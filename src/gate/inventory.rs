@@ -242,6 +242,7 @@ mod tests {
     use fs_err as fs;
 
     use super::*;
+    use crate::layers::archive::Part;
 
     fn tar(entries: &[(&str, char, &str)]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
@@ -345,8 +346,12 @@ mod tests {
         fs::remove_file(store.blob_path(&digest)).unwrap();
         let read = Inventory::of(std::slice::from_ref(&by_parts), &store).unwrap();
         // Only folders and links are read again.
-        for segment in by_parts.parts.iter().flat_map(|parts| parts.owners.iter().flatten()) {
-            fs::remove_file(store.blob_path(&segment.digest)).unwrap();
+        for part in by_parts.parts.iter().flat_map(|parts| &parts.0) {
+            if let Part::Owner(segments) = part {
+                for segment in segments {
+                    fs::remove_file(store.blob_path(&segment.digest)).unwrap();
+                }
+            }
         }
         assert_eq!(Inventory::of(std::slice::from_ref(&by_parts), &store).unwrap(), read);
         let again = crate::layers::write(&tree, "test", &store, 2).unwrap();

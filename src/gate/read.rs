@@ -8,7 +8,7 @@ use fs_err as fs;
 use super::elf;
 use super::error::Error;
 use super::inventory::{File, Layer, Node, StoredLayer, parts};
-use crate::layers::archive::{self, Parts};
+use crate::layers::archive::{self, Part, Parts};
 use crate::oci::decompress::decompress;
 use crate::oci::digest::DigestWriter;
 use crate::python::record::Hash;
@@ -60,10 +60,12 @@ pub(super) fn read_layer(layer: &StoredLayer, store: &Store) -> Result<Layer, Er
 }
 
 fn read_parts(parts: &Parts, store: &Store) -> io::Result<Layer> {
-    let Parts { folders, owners, links } = parts;
     let mut reader = Reader::default();
-    reader.read(archive::read(folders, store))?;
-    for owner in owners {
+    for part in &parts.0 {
+        let Part::Owner(owner) = part else {
+            reader.read(archive::read(part.segments(), store))?;
+            continue;
+        };
         let digests: Vec<_> = owner.iter().map(|segment| &segment.digest.as_bytes()[..]).collect();
         let key = store::key(&digests);
         let known = store.record(PARTS, &key).map_err(io::Error::other)?;
@@ -78,7 +80,6 @@ fn read_parts(parts: &Parts, store: &Store) -> io::Result<Layer> {
             .map_err(io::Error::other)?;
         reader.append(own.layer);
     }
-    reader.read(archive::read(links, store))?;
     Ok(reader.layer)
 }
 

@@ -8,10 +8,11 @@ use pep508_rs::PackageName;
 
 use super::built::{Built, twin_of, wheel_of};
 use super::bytecode::Compiler;
+use super::installing::lay_out;
 use super::path::ContainerPath;
 use super::{
-    Error, Files, Installed, Layer, Modules, Options, Scheme, Treatment, Tree, WheelFile, archive,
-    files, kept, python,
+    Error, Files, Found, Installed, Layer, Modules, Options, Scheme, Treatment, Tree, WheelFile,
+    archive, files, kept, python,
 };
 use crate::base::{self, Base};
 use crate::oci::Digest;
@@ -108,14 +109,14 @@ async fn python_layer(
         kept
     } else {
         // What an earlier run made of a wheel is enough.
-        let missing = missing(&wheels, &options, world).await?;
-        let wanted = fetchable(plan, |wheel| missing.iter().any(|m| m.digest == *wheel));
+        let mut found = find(&wheels, &options, world).await?;
+        let wanted = fetchable(plan, |wheel| found.missing().any(|m| m.digest == *wheel));
         Work::Fetch.time(&*world.progress, fetch(wanted, world)).await?;
         let mut is_complete = false;
         world.progress.step("installing and compressing");
         let mut bytecode = BTreeMap::new();
         let made = loop {
-            match join(&wheels, &options, &bytecode, created_by, world).await {
+            match join(found, &options, &bytecode, created_by, world).await {
                 Err(Error::Uncompiled { wheels: names }) => {
                     let uncompiled = wheels.iter().filter(|wheel| names.contains(&wheel.name));
                     let uncompiled: Vec<_> = uncompiled.cloned().collect();
@@ -130,6 +131,7 @@ async fn python_layer(
                 }
                 made => break made?,
             }
+            found = find(&wheels, &options, world).await?;
         };
         kept::keep_layer(&key, &made.0, &made.1, &world.store)?;
         made
@@ -140,18 +142,10 @@ async fn python_layer(
     Ok((layer, installed))
 }
 
-/// The wheels that have to be installed anew.
-async fn missing(
-    wheels: &[WheelFile],
-    options: &Options,
-    world: &World,
-) -> Result<Vec<WheelFile>, Error> {
+/// What earlier runs made of the wheels.
+async fn find(wheels: &[WheelFile], options: &Options, world: &World) -> Result<Found, Error> {
     let (wheels, options, store) = (wheels.to_vec(), options.clone(), world.store.clone());
-    on_thread(move || {
-        let missing = super::missing(&wheels, &options, &store)?;
-        Ok(missing.into_iter().cloned().collect())
-    })
-    .await
+    on_thread(move || super::find(&wheels, &options, &store)).await
 }
 
 /// The plan's wheels that come from a package index, if they are wanted.
@@ -180,7 +174,7 @@ async fn compile(
     for wheel in wheels {
         world.progress.step(&format!("compiling {}", wheel.name));
         let (one, options, store) = (wheel.clone(), options.clone(), world.store.clone());
-        let laid_out = on_thread(move || super::lay_out(&one, &options, &store)).await?;
+        let laid_out = on_thread(move || lay_out(&one, &options, &store)).await?;
         let modules = laid_out.modules(rule);
         let bytecode = compiler.compile(&modules, &rootfs, &world.store, &world.sandbox).await?;
         made.insert(wheel.name.clone(), bytecode);
@@ -190,21 +184,18 @@ async fn compile(
 
 /// The layer and the figures of its distributions.
 async fn join(
-    wheels: &[WheelFile],
+    found: Found,
     options: &Options,
     bytecode: &BTreeMap<PackageName, Modules>,
     created_by: &str,
     world: &World,
 ) -> Result<(Layer, Vec<Installed>), Error> {
-    let (wheels, options, bytecode) = (wheels.to_vec(), options.clone(), bytecode.clone());
+    let (options, bytecode) = (options.clone(), bytecode.clone());
     let (store, parallel) = (world.store.clone(), world.parallel);
-    let installing = on_thread(move || python(&wheels, &options, &bytecode, &store, parallel));
+    let installing = on_thread(move || python(found, &options, &bytecode, &store, parallel));
     let made = Work::Compress.time(&*world.progress, installing).await?;
     let (store, created_by) = (world.store.clone(), created_by.to_owned());
-    let joining = on_thread(move || {
-        let installed = made.installed.clone();
-        Ok((made.layer(&created_by, &store)?, installed))
-    });
+    let joining = on_thread(move || made.layer(&created_by, &store));
     Work::Hash.time(&*world.progress, joining).await
 }
 

@@ -16,18 +16,20 @@ use crate::recipe::python::{Launcher, Replacement};
 use crate::store::{self, Store};
 
 /// Raised whenever the same inputs would make other bytes: the golden tests of this room say when.
-const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), " layers 2");
+const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), " layers 3");
 
 const DISTRIBUTIONS: &str = "distributions";
 const PARTS: &str = "parts";
 const LAYERS: &str = "layers";
+const BEGINS: &str = "begins";
 
 /// A distribution that an earlier run installed: what it puts where, and all of that compressed.
 #[derive(Clone, Debug)]
 pub(super) struct Distribution {
     pub(super) listing: Tree<Known>,
     pub(super) installed: Installed,
-    pub(super) segments: Vec<Segment>,
+    /// `None` if it was only needed without what others bring too.
+    pub(super) segments: Option<Vec<Segment>>,
 }
 
 /// Frames and collects what a key is over.
@@ -207,7 +209,7 @@ impl Line {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DistributionRecord {
-    segments: Vec<Segment>,
+    segments: Option<Vec<Segment>>,
     installed: Installed,
     listing: Vec<Line>,
 }
@@ -221,7 +223,7 @@ pub(super) fn distribution(
     let Some(record) = read::<DistributionRecord>(DISTRIBUTIONS, key, store)? else {
         return Ok(None);
     };
-    if !record.segments.iter().all(|segment| segment.is_stored(store)) {
+    if !record.segments.iter().flatten().all(|segment| segment.is_stored(store)) {
         return Ok(None);
     }
     let owner = wheel.name.as_ref();
@@ -256,6 +258,24 @@ pub(super) fn part(key: &Digest, store: &Store) -> Result<Option<Vec<Segment>>, 
 
 pub(super) fn keep_part(key: &Digest, segments: &[Segment], store: &Store) -> Result<(), Error> {
     write(PARTS, key, &segments, store)
+}
+
+/// What is known of a tar that begins with these segments: the state of its hash.
+pub(super) fn begin(segments: &[Segment], store: &Store) -> Result<Option<Vec<u8>>, Error> {
+    Ok(store.record(BEGINS, &begin_key(segments))?)
+}
+
+pub(super) fn keep_begin(segments: &[Segment], state: &[u8], store: &Store) -> Result<(), Error> {
+    Ok(store.put_record(BEGINS, &begin_key(segments), state)?)
+}
+
+fn begin_key(segments: &[Segment]) -> Digest {
+    let mut inputs = Inputs::new();
+    for Segment { digest, size, crc32, uncompressed } in segments {
+        inputs.add(digest.as_bytes());
+        inputs.add(format!("{size} {crc32} {uncompressed}"));
+    }
+    inputs.key()
 }
 
 /// A record of [`LAYERS`].

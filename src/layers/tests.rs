@@ -1,5 +1,6 @@
 //! Many wheels at once, through the store.
 
+use std::collections::BTreeMap;
 use std::str::FromStr as _;
 
 use pep440_rs::Version;
@@ -9,6 +10,7 @@ use tempfile::TempDir;
 use super::wheel::tests::Wheel;
 use super::*;
 use crate::error::{Failure as _, Kind};
+use crate::store::Store;
 
 fn store() -> (TempDir, Store) {
     let folder = TempDir::new().unwrap();
@@ -28,7 +30,17 @@ fn wheel(store: &Store, name: &str, files: &[(&str, &[u8])]) -> WheelFile {
 /// Installed for Python 3.13 with these pruning rules.
 fn pruned(wheels: &[WheelFile], prune: &[Prune], store: &Store, n: usize) -> Result<Python, Error> {
     let treatment = Treatment { prune: prune.to_vec(), ..Treatment::default() };
-    python(wheels, &options(treatment), &BTreeMap::new(), store, n)
+    treated(wheels, treatment, store, n)
+}
+
+fn treated(
+    wheels: &[WheelFile],
+    treatment: Treatment,
+    store: &Store,
+    n: usize,
+) -> Result<Python, Error> {
+    let options = options(treatment);
+    python(find(wheels, &options, store)?, &options, &BTreeMap::new(), store, n)
 }
 
 fn options(treatment: Treatment) -> Options {
@@ -55,7 +67,7 @@ fn neither_order_nor_threads_change_the_layer() {
         assert_eq!(names.len(), 9);
         let path = Scheme::for_base((3, 13)).purelib.join(shared.0).unwrap();
         assert_eq!(tree.get(&path).unwrap().owner, "demo0");
-        let layer = made.layer("python", &store).unwrap();
+        let (layer, _) = made.layer("python", &store).unwrap();
         layers.insert((layer.descriptor.digest().to_string(), layer.diff_id));
     }
     assert_eq!(layers.len(), 1);
@@ -72,7 +84,7 @@ fn made_anew(wheels: &[WheelFile], prune: &[Prune], from: &Store) -> (String, Di
 
 fn made(wheels: &[WheelFile], prune: &[Prune], store: &Store) -> (String, Digest) {
     let made = pruned(wheels, prune, store, 2).unwrap();
-    let layer = made.layer("x", store).unwrap();
+    let (layer, _) = made.layer("x", store).unwrap();
     (layer.descriptor.digest().to_string(), layer.diff_id)
 }
 
@@ -113,13 +125,68 @@ fn what_earlier_runs_kept_changes_no_layer() {
     assert_eq!(keys.len(), cases.len());
 }
 
+/// The segments of all distributions.
+fn owned(made: &Python) -> Vec<Segment> {
+    let parts = made.compressed.parts.0.iter();
+    let owned = parts.filter(|part| matches!(part, archive::Part::Owner(_)));
+    owned.flat_map(archive::Part::segments).copied().collect()
+}
+
+#[test]
+fn what_was_asked_for_comes_last_and_what_is_before_it_is_hashed_once() {
+    let (_folder, store) = store();
+    let needed = |name| WheelFile {
+        requested: false,
+        ..wheel(&store, name, &[(&format!("{name}.py"), name.as_bytes()), ("ns/x.py", b"x")])
+    };
+    let asked_for = |text: &[u8]| WheelFile {
+        requested: true,
+        ..wheel(&store, "app", &[("app/new/a.py", text), ("ns/x.py", b"x"), ("ns/y.py", b"")])
+    };
+    let first = [asked_for(b"1"), needed("x"), needed("b")];
+    let second = [asked_for(b"2"), first[1].clone(), first[2].clone()];
+    let expected = made_anew(&second, &[], &store);
+    let begins = || fs_err::read_dir(store.root().join("keyed/begins")).unwrap().count();
+    made(&first, &[], &store);
+    assert_eq!(begins(), 1);
+    let known = pruned(&second, &[], &store, 2).unwrap();
+    assert_eq!(begins(), 1);
+    // Whoever comes first by name has what several bring.
+    let path = Scheme::for_base((3, 13)).purelib.join("ns/x.py").unwrap();
+    assert_eq!(known.tree.get(&path).unwrap().owner, "app");
+    let (layer, _) = known.layer("x", &store).unwrap();
+    assert_eq!((layer.descriptor.digest().to_string(), layer.diff_id), expected);
+
+    let digest = crate::oci::descriptor_digest(&layer.descriptor).unwrap();
+    let bytes = store.read(&digest).unwrap().unwrap();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..]));
+    let paths: Vec<String> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .filter_map(|path| {
+            path.strip_prefix("usr/local/lib/python3.13/site-packages/").map(str::to_owned)
+        })
+        .filter(|path| !path.contains("dist-info/"))
+        .collect();
+    assert_eq!(
+        paths,
+        ["", "b.py", "x.py", "app/", "app/new/", "ns/", "app/new/a.py", "ns/x.py", "ns/y.py"]
+    );
+
+    // What was known is not believed of other parts.
+    let state = fs_err::read_dir(store.root().join("keyed/begins")).unwrap().next().unwrap();
+    fs_err::write(state.unwrap().path(), b"damaged").unwrap();
+    assert_eq!(made(&second, &[], &store), expected);
+}
+
 #[test]
 fn a_damaged_part_is_found_and_made_again() {
     let (_folder, store) = store();
     let wheels = [wheel(&store, "a", &[("a.py", b"1")]), wheel(&store, "b", &[("b.py", b"2")])];
     let expected = made(&wheels, &[], &store);
     let again = pruned(&wheels, &[], &store, 2).unwrap();
-    let [damaged, gone] = again.segments.concat()[..] else { panic!("{:?}", again.segments) };
+    let [damaged, gone] = owned(&again)[..] else { panic!("{:?}", again.compressed) };
     let mut bytes = store.read(&damaged.digest).unwrap().unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs_err::write(store.blob_path(&damaged.digest), bytes).unwrap();
@@ -140,7 +207,7 @@ fn figures_are_kept_too() {
     fs_err::remove_file(store.blob_path(&wheels[0].digest)).unwrap();
     let again = pruned(&wheels, &prune, &store, 2).unwrap();
     assert_eq!((&again.tree, &again.installed), (&first.tree, &first.installed));
-    assert_eq!(again.segments, first.segments);
+    assert_eq!(owned(&again), owned(&first));
 }
 
 #[test]
@@ -200,7 +267,7 @@ fn equal_files_of_different_distributions_become_one() {
         wheel(&store, "b", &[("b/large.so", &large), ("b/small", b"x")]),
     ];
     let treatment = Treatment { smallest_duplicate: Some(100), ..Treatment::default() };
-    let made = python(&wheels, &options(treatment), &BTreeMap::new(), &store, 2).unwrap();
+    let made = treated(&wheels, treatment, &store, 2).unwrap();
     let (tree, installed) = (&made.tree, &made.installed);
     let first = Scheme::for_base((3, 13)).purelib.join("a/large.so").unwrap();
     assert_eq!(library(tree, "a/large.so"), tree::Node::File(Known::of(&large)));
@@ -218,7 +285,7 @@ fn equal_files_of_different_distributions_become_one() {
     assert_eq!(total, files.sum::<u64>());
 
     // The layer's tar has the link last, behind what it names, and once the bytes.
-    let layer = made.layer("x", &store).unwrap();
+    let (layer, _) = made.layer("x", &store).unwrap();
     let digest = crate::oci::descriptor_digest(&layer.descriptor).unwrap();
     let bytes = store.read(&digest).unwrap().unwrap();
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..]));
@@ -242,8 +309,8 @@ fn equal_files_of_different_distributions_become_one() {
     }
     for store in [&store, &other] {
         let treatment = Treatment { smallest_duplicate: Some(100), ..Treatment::default() };
-        let again = python(&wheels, &options(treatment), &BTreeMap::new(), store, 1).unwrap();
-        assert_eq!(again.layer("x", store).unwrap().descriptor, layer.descriptor);
+        let again = treated(&wheels, treatment, store, 1).unwrap();
+        assert_eq!(again.layer("x", store).unwrap().0.descriptor, layer.descriptor);
     }
 }
 
@@ -277,7 +344,7 @@ fn a_repair_that_finds_nothing_to_repair_is_an_error() {
             "file `b.py`: no distribution of the layer has it",
         ),
     ] {
-        let error = python(&wheels, &options(treatment), &BTreeMap::new(), &store, 1).unwrap_err();
+        let error = treated(&wheels, treatment, &store, 1).unwrap_err();
         assert_eq!(error.to_string(), message);
         assert_eq!(error.kind(), Kind::Usage);
         assert!(error.hint().is_some());

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
+use sha2::digest::common::hazmat::SerializableState as _;
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 digest of stored bytes, `sha256:` and 64 lower-case hex digits.
@@ -102,7 +103,7 @@ impl<'de> serde::Deserialize<'de> for Digest {
 }
 
 /// Hashes and counts the bytes that flow through to an inner writer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DigestWriter<W> {
     inner: W,
     hasher: Sha256,
@@ -113,6 +114,19 @@ impl<W: io::Write> DigestWriter<W> {
     /// Wraps `inner`.
     pub fn new(inner: W) -> Self {
         Self { inner, hasher: Sha256::new(), size: 0 }
+    }
+
+    /// As if all that went through the writer that [`Self::state`] is of had gone through this one;
+    /// `None` if it is no such state.
+    pub fn resume(inner: W, state: &[u8]) -> Option<Self> {
+        let (size, hasher) = state.split_first_chunk()?;
+        let hasher = Sha256::deserialize(hasher.try_into().ok()?).ok()?;
+        Some(Self { inner, hasher, size: u64::from_le_bytes(*size) })
+    }
+
+    /// What is known of all that was written so far, for [`Self::resume`] of the same program.
+    pub fn state(&self) -> Vec<u8> {
+        [&self.size.to_le_bytes()[..], &self.hasher.serialize()].concat()
     }
 
     /// The inner writer, the digest and the number of all bytes written so far.
@@ -164,5 +178,21 @@ mod tests {
         writer.write_all(b"ab").unwrap();
         writer.write_all(b"c").unwrap();
         assert_eq!(writer.finish(), (b"abc".to_vec(), Digest::of(b"abc"), 3));
+    }
+
+    #[test]
+    fn what_was_hashed_is_gone_on_with() {
+        use io::Write as _;
+        let bytes: Vec<u8> = (0..200).collect();
+        for cut in [0, 1, 63, 64, 65, 128, 200] {
+            let mut first = DigestWriter::new(io::sink());
+            first.write_all(&bytes[..cut]).unwrap();
+            let state = first.state();
+            let mut second = DigestWriter::resume(io::sink(), &state).unwrap();
+            second.write_all(&bytes[cut..]).unwrap();
+            let (_, digest, size) = second.finish();
+            assert_eq!((digest, size), (Digest::of(&bytes), 200), "{cut}");
+            assert!(DigestWriter::resume(io::sink(), &state[1..]).is_none());
+        }
     }
 }

@@ -5,10 +5,10 @@ use std::str::FromStr as _;
 use std::sync::mpsc;
 use std::thread;
 
-use super::deflate::{LAST_BLOCK, Unpacker};
-use super::segment::{Parts, Segment};
+use super::Compressed;
+use super::deflate::LAST_BLOCK;
+use super::segment::Segment;
 use crate::layers::{Error, Layer};
-use crate::oci::digest::DigestWriter;
 use crate::oci::{Descriptor, MediaType};
 use crate::store::{BlobWriter, Store};
 
@@ -16,43 +16,46 @@ use crate::store::{BlobWriter, Store};
 /// defaults of encoders depend on the machine.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Pieces that are on their way from being written to being hashed.
+/// Pieces that are on their way from being verified to being written.
 const PIECES: usize = 2;
 
-/// Puts a layer together.
-///
-/// The layer's digest and its `diff_id` are SHA-256 over all bytes in order, so this is one pass over
-/// both: segments are read, verified and written on one thread, and decompressed and hashed on another.
-pub(super) fn join(parts: Parts, created_by: &str, store: &Store) -> Result<Layer, Error> {
+/// Puts a layer together: segments are read and verified on one thread, and hashed and written on
+/// another.
+pub(super) fn join(
+    compressed: Compressed,
+    created_by: &str,
+    store: &Store,
+) -> Result<Layer, Error> {
     let failed = |source| Error::Write { path: store.root().to_owned(), source };
-    let (sender, receiver) = mpsc::sync_channel(PIECES);
-    let (written, unpacked) = thread::scope(|scope| {
-        let unpack = scope.spawn(move || {
-            let mut unpacker = Unpacker::new();
-            let mut tar = DigestWriter::new(io::sink());
-            for Piece { packed, uncompressed } in receiver {
-                tar.write_all(unpacker.unpack(packed, uncompressed)?)?;
+    let Compressed { parts, diff_id, uncompressed_size } = compressed;
+    let (sender, receiver) = mpsc::sync_channel::<(Segment, Vec<u8>)>(PIECES);
+    let segments = parts.segments();
+    let (read, written) = thread::scope(|scope| {
+        let write = scope.spawn(move || {
+            let mut layer = Written::begin(store.writer()?).map_err(failed)?;
+            for (segment, packed) in receiver {
+                layer.add(&segment, &packed).map_err(failed)?;
             }
-            Ok(tar.finish())
-        });
-        let segments = parts.segments();
-        let write = move || {
-            let mut layer = Written::begin(store.writer()?, sender).map_err(failed)?;
-            for segment in segments {
-                let packed = store
-                    .read(&segment.digest)?
-                    .ok_or(Error::Segment { digest: segment.digest })?;
-                layer.add(segment, packed).map_err(failed)?;
+            if layer.size != uncompressed_size {
+                let problem = "the parts of the layer are not what was hashed";
+                return Err(failed(io::Error::other(problem)));
             }
             layer.finish().map_err(failed)
+        });
+        let read = || {
+            for segment in segments {
+                // If nobody listens any more, it failed there, which is said in the end.
+                let _sent = sender.send((*segment, segment.read(store)?));
+            }
+            drop(sender);
+            Ok(())
         };
-        let written: Result<BlobWriter, Error> = write();
-        let unpacked: io::Result<_> =
-            unpack.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (written, unpacked)
+        let read: Result<(), Error> = read();
+        (read, write.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let (blob, (_, diff_id, uncompressed_size)) = (written?, unpacked.map_err(failed)?);
-    let (digest, size) = blob.commit_unsynced()?;
+    read?;
+    let written: BlobWriter = written?;
+    let (digest, size) = written.commit_unsynced()?;
     let digest = oci_spec::image::Digest::from_str(&digest.to_string())
         .map_err(|invalid| failed(io::Error::other(invalid)))?;
     Ok(Layer {
@@ -64,33 +67,24 @@ pub(super) fn join(parts: Parts, created_by: &str, store: &Store) -> Result<Laye
     })
 }
 
-/// A piece of the stream, and the bytes it is uncompressed.
-struct Piece {
-    packed: Vec<u8>,
-    uncompressed: u64,
-}
-
 /// The compressed side.
 struct Written {
     out: BlobWriter,
-    unpack: mpsc::SyncSender<Piece>,
     checksum: crc32fast::Hasher,
     size: u64,
 }
 
 impl Written {
-    fn begin(mut out: BlobWriter, unpack: mpsc::SyncSender<Piece>) -> io::Result<Self> {
+    fn begin(mut out: BlobWriter) -> io::Result<Self> {
         out.write_all(&HEADER)?;
-        Ok(Self { out, unpack, checksum: crc32fast::Hasher::new(), size: 0 })
+        Ok(Self { out, checksum: crc32fast::Hasher::new(), size: 0 })
     }
 
-    fn add(&mut self, segment: &Segment, packed: Vec<u8>) -> io::Result<()> {
+    fn add(&mut self, segment: &Segment, packed: &[u8]) -> io::Result<()> {
         let Segment { crc32, uncompressed, .. } = *segment;
-        self.out.write_all(&packed)?;
+        self.out.write_all(packed)?;
         self.checksum.combine(&crc32fast::Hasher::new_with_initial_len(crc32, uncompressed));
         self.size += uncompressed;
-        // If nobody listens any more, it failed there, which is said in the end.
-        let _sent = self.unpack.send(Piece { packed, uncompressed });
         Ok(())
     }
 

@@ -2,11 +2,15 @@
 //!
 //! The same tree gives the same bytes on any machine:
 //!
-//! 1. all folders, each once, in byte order of their paths;
-//! 2. the files and links of each owner (a distribution, or a layer of files), owners in byte order of
-//!    their names, and each one's entries in byte order of their paths;
-//! 3. hard links, in byte order of their paths: what they name stands before them;
-//! 4. the tar's end.
+//! 1. the folders that any of the early owners needs, each once, in byte order of their paths;
+//! 2. the files and links of each early owner (a distribution, or a layer of files), owners in byte order
+//!    of their names, and each one's entries in byte order of their paths;
+//! 3. the other folders, and what the late owners have, in the same way;
+//! 4. hard links, in byte order of their paths: what they name stands before them;
+//! 5. the tar's end.
+//!
+//! Late is what changes most often: the distributions that the recipe asks for by name. So another
+//! version of one leaves all before it as it is, and what is known of that stays true.
 //!
 //! Headers are plain ustar without user names or sub-second times; PAX records say only what ustar
 //! cannot. Nothing of the host comes in: no umask, clock, owner or locale.
@@ -15,7 +19,7 @@
 //! part of: see `segment`. The layer is one gzip member like any other, and whoever reads it sees
 //! nothing of that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use tar::{EntryType, Header};
@@ -23,15 +27,16 @@ use tar::{EntryType, Header};
 use super::content::Content;
 use super::path::ContainerPath;
 use super::tree::{Entry, Node, Tree};
-use super::{Error, Layer};
+use super::{Error, Layer, kept};
+use crate::oci::Digest;
 use crate::store::Store;
 
 mod deflate;
 mod gzip;
 mod segment;
 
-pub(super) use segment::compress;
-pub use segment::{Parts, Segment, read};
+pub(super) use segment::Section;
+pub use segment::{Part, Parts, Segment, read};
 
 /// Every entry's mtime: 1980-01-01T00:00:00Z, the earliest that a zip archive, and so a wheel
 /// made from these files in the container, can express. It is a constant so that a layer depends on
@@ -54,6 +59,9 @@ const PREFIX: usize = 155;
 /// The largest owner a ustar header can say: seven octal digits.
 const MAX_ID: u32 = 0o7_777_777;
 
+/// The names of the owners that come last.
+pub(super) type Late = BTreeSet<String>;
+
 /// The tree's tar: what a layer of it is, uncompressed.
 ///
 /// Parents that nobody described are 0755 and 0:0, apart from a few well-known ones. They replace
@@ -62,13 +70,19 @@ const MAX_ID: u32 = 0o7_777_777;
 ///
 /// # Errors
 /// `out` cannot be written.
-pub fn write_tar<W: Write>(tree: &Tree, out: W) -> io::Result<W> {
-    let mut out = append_folders(tree, out)?;
-    for part in parts(tree).values() {
-        out = append_files(part, out)?;
+#[cfg(test)]
+pub(super) fn write_tar<W: Write>(tree: &Tree, late: &Late, out: W) -> io::Result<W> {
+    let frame = Frame::of(tree, late)?;
+    let (late, early): (Vec<_>, Vec<_>) =
+        parts(tree).into_iter().partition(|(owner, _)| late.contains(*owner));
+    let mut out = out;
+    for (folders, parts) in [(frame.early, early), (frame.late, late)] {
+        out.write_all(&folders)?;
+        for (_, part) in parts {
+            out = append_files(&part, out)?;
+        }
     }
-    let mut out = append_links(tree, out)?;
-    out.write_all(&TAR_END)?;
+    out.write_all(&frame.end)?;
     Ok(out)
 }
 
@@ -82,31 +96,144 @@ pub fn write(
     store: &Store,
     parallel: usize,
 ) -> Result<Layer, Error> {
-    let parts: Vec<Tree> = parts(tree).into_values().collect();
-    let made =
-        segment::compress(parts.len(), parallel, store, |part| Ok((parts[part].clone(), ())));
-    let owners = made.into_iter().map(|part| Ok(part?.0)).collect::<Result<_, Error>>()?;
-    join(tree, owners, created_by, store)
+    let owners = parts(tree)
+        .into_iter()
+        .map(|(owner, part)| (owner.to_owned(), Section::Made(Box::new(move || Ok(part)))))
+        .collect();
+    let (compressed, _) = compress(tree, owners, &Late::new(), store, parallel)?;
+    join(compressed, created_by, store)
 }
 
-/// Makes a layer of what is compressed already: `owners` has the segments of all owners in `tree`, in
-/// the order of their names.
+/// A layer's tar, compressed in pieces.
+#[derive(Clone, Debug)]
+pub struct Compressed {
+    /// What it is put together of.
+    pub parts: Parts,
+    /// Over the tar.
+    pub diff_id: Digest,
+    /// The tar's bytes.
+    pub uncompressed_size: u64,
+}
+
+/// Compresses what is not yet, and hashes the tar, on at most `parallel` threads. `owners` has what
+/// each owner in the tree has, in any order; returned are its segments, too.
+///
+/// # Errors
+/// The store cannot be written, what is to be made fails, or a segment is gone or damaged: then it is
+/// removed.
+pub(super) fn compress<F>(
+    tree: &Tree<F>,
+    owners: BTreeMap<String, Section<'_>>,
+    late: &Late,
+    store: &Store,
+    parallel: usize,
+) -> Result<(Compressed, BTreeMap<String, Vec<Segment>>), Error> {
+    let failed = |source| Error::Write { path: store.root().to_owned(), source };
+    let frame = Frame::of(tree, late).map_err(failed)?;
+    let mut sections = Vec::new();
+    let mut names = Vec::new();
+    let (lates, earlies): (Vec<_>, Vec<_>) =
+        owners.into_iter().partition(|(owner, _)| late.contains(owner));
+    // Without late owners there is nothing that another layer would begin alike.
+    let marked = if lates.is_empty() { 0 } else { earlies.len() + 1 };
+    for (folders, owners) in [(&frame.early, earlies), (&frame.late, lates)] {
+        sections.push(Section::Kept(segment::keep_tar(folders, store)?));
+        names.push(None);
+        for (owner, section) in owners {
+            sections.push(section);
+            names.push(Some(owner));
+        }
+    }
+    sections.push(Section::Kept(segment::keep_tar(&frame.end, store)?));
+    names.push(None);
+    let known = begin_of(&sections[..marked], store)?.map(|begin| (marked, begin));
+    let is_new = known.is_none() && marked > 0;
+    let packed = segment::compress(sections, known, marked, parallel, store)?;
+    if is_new {
+        let begin: Vec<Segment> = packed.segments[..marked].concat();
+        kept::keep_begin(&begin, &packed.marked.state(), store)?;
+    }
+    let (_, diff_id, uncompressed_size) = packed.tar.finish();
+    let (mut parts, mut of_owners) = (Vec::new(), BTreeMap::new());
+    for (name, segments) in names.into_iter().zip(packed.segments) {
+        parts.push(match name {
+            Some(name) => {
+                of_owners.insert(name, segments.clone());
+                Part::Owner(segments)
+            }
+            None => Part::Frame(segments),
+        });
+    }
+    Ok((Compressed { parts: Parts(parts), diff_id, uncompressed_size }, of_owners))
+}
+
+/// What an earlier run hashed of a tar that begins so.
+fn begin_of(sections: &[Section<'_>], store: &Store) -> Result<Option<segment::Hashed>, Error> {
+    if sections.is_empty() {
+        return Ok(None);
+    }
+    let mut begin = Vec::new();
+    for section in sections {
+        match section {
+            Section::Kept(segments) => begin.extend_from_slice(segments),
+            Section::Made(_) => return Ok(None),
+        }
+    }
+    let state = kept::begin(&begin, store)?;
+    Ok(state.and_then(|state| segment::Hashed::resume(io::sink(), &state)))
+}
+
+/// Makes a layer of what is compressed.
 ///
 /// # Errors
 /// The store cannot be written, or a segment is gone or damaged: then it is removed.
-pub(super) fn join<F>(
-    tree: &Tree<F>,
-    owners: Vec<Vec<Segment>>,
+pub(super) fn join(
+    compressed: Compressed,
     created_by: &str,
     store: &Store,
 ) -> Result<Layer, Error> {
-    let failed = |source| Error::Write { path: store.root().to_owned(), source };
-    let folders = append_folders(tree, Vec::new()).map_err(failed)?;
-    let mut links = append_links(tree, Vec::new()).map_err(failed)?;
-    links.extend_from_slice(&TAR_END);
-    let folders = segment::keep_tar(&folders, store)?;
-    let links = segment::keep_tar(&links, store)?;
-    gzip::join(Parts { folders, owners, links }, created_by, store)
+    gzip::join(compressed, created_by, store)
+}
+
+/// What is in a tar besides the owners' files and symbolic links, as tar entries.
+struct Frame {
+    /// Folders that an early owner needs.
+    early: Vec<u8>,
+    /// All others.
+    late: Vec<u8>,
+    /// Hard links and the tar's end.
+    end: Vec<u8>,
+}
+
+impl Frame {
+    fn of<F>(tree: &Tree<F>, late: &Late) -> io::Result<Self> {
+        let needed = needed_early(tree, late);
+        let mut frame = Self { early: Vec::new(), late: Vec::new(), end: Vec::new() };
+        for (path, entry) in &folders(tree) {
+            let out = if needed.contains(path) { &mut frame.early } else { &mut frame.late };
+            append(out, path, entry)?;
+        }
+        frame.end = append_links(tree, frame.end)?;
+        frame.end.extend_from_slice(&TAR_END);
+        Ok(frame)
+    }
+}
+
+/// The folders of early owners, and those that something of theirs lies in.
+fn needed_early<F>(tree: &Tree<F>, late: &Late) -> BTreeSet<ContainerPath> {
+    let mut needed = BTreeSet::new();
+    for (path, entry) in tree.iter().filter(|(_, entry)| !late.contains(&entry.owner)) {
+        let is_folder = matches!(entry.node, Node::Directory);
+        let mut folder = if is_folder { Some(path.clone()) } else { path.parent() };
+        while let Some(path) = folder {
+            folder = path.parent();
+            // Whoever needed it first needed all above it.
+            if !needed.insert(path) {
+                break;
+            }
+        }
+    }
+    needed
 }
 
 /// What each owner has in the tree, folders and hard links aside.
@@ -119,7 +246,7 @@ fn parts(tree: &Tree) -> BTreeMap<&str, Tree> {
 }
 
 /// All folders: those of the tree, and those that something lies in.
-fn append_folders<F, W: Write>(tree: &Tree<F>, out: W) -> io::Result<W> {
+fn folders<F>(tree: &Tree<F>) -> BTreeMap<ContainerPath, Entry> {
     let mut folders = implicit_parents(tree);
     for (path, entry) in tree.iter() {
         if let Node::Directory = entry.node {
@@ -128,11 +255,7 @@ fn append_folders<F, W: Write>(tree: &Tree<F>, out: W) -> io::Result<W> {
             folders.insert(path.clone(), folder);
         }
     }
-    let mut out = out;
-    for (path, entry) in &folders {
-        append(&mut out, path, entry)?;
-    }
-    Ok(out)
+    folders
 }
 
 /// Whether it belongs to one owner's part: folders and hard links are the whole layer's.

@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::mem::take;
-use std::panic::resume_unwind;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -19,6 +18,7 @@ use super::deflate::{Packer, Unpacker};
 use super::{Tree, append_files};
 use crate::layers::Error;
 use crate::oci::Digest;
+use crate::oci::digest::DigestWriter;
 use crate::store::Store;
 
 /// Bytes of tar in a segment: part of what a layer's digest depends on. Each lies in memory as a whole, on
@@ -44,6 +44,11 @@ impl Segment {
     pub(in crate::layers) fn is_stored(&self, store: &Store) -> bool {
         store.seems_to_have(&self.digest, self.size)
     }
+
+    /// Its compressed bytes, verified.
+    pub(super) fn read(&self, store: &Store) -> Result<Vec<u8>, Error> {
+        store.read(&self.digest)?.ok_or(Error::Segment { digest: self.digest })
+    }
 }
 
 /// Compresses one piece into the store.
@@ -63,23 +68,32 @@ pub(super) fn keep_tar(tar: &[u8], store: &Store) -> Result<Vec<Segment>, Error>
     tar.chunks(CUT).map(|piece| keep(piece, &mut packer, store)).collect()
 }
 
-/// What a layer's tar was put together of.
+/// What a layer's tar was put together of, in order.
 #[derive(Clone, Debug)]
-pub struct Parts {
-    /// All folders.
-    pub folders: Vec<Segment>,
-    /// Each owner's files and symbolic links, in the order of their names. They mean the same in any
-    /// layer.
-    pub owners: Vec<Vec<Segment>>,
-    /// Hard links to what stands before, and the tar's end.
-    pub links: Vec<Segment>,
+pub struct Parts(pub Vec<Part>);
+
+/// A stretch of a layer's tar.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// One owner's files and symbolic links. They mean the same in any layer.
+    Owner(Vec<Segment>),
+    /// Folders, or hard links to what stands before, with the tar's end.
+    Frame(Vec<Segment>),
+}
+
+impl Part {
+    /// Its pieces.
+    pub fn segments(&self) -> &[Segment] {
+        match self {
+            Self::Owner(segments) | Self::Frame(segments) => segments,
+        }
+    }
 }
 
 impl Parts {
     /// All segments, in order.
     pub(super) fn segments(&self) -> impl Iterator<Item = &Segment> {
-        let owners = self.owners.iter().flatten();
-        self.folders.iter().chain(owners).chain(&self.links)
+        self.0.iter().flat_map(Part::segments)
     }
 }
 
@@ -113,144 +127,161 @@ impl io::Read for Unpacked<'_> {
     }
 }
 
-/// Compresses the files of `count` trees, at most `parallel` pieces at once; `tree` makes one of
-/// them, at the time it is needed. Returns each one's result, in their order.
-///
-/// Neither `parallel` nor chance changes a segment.
-pub(in crate::layers) fn compress<T: Send>(
-    count: usize,
-    parallel: usize,
-    store: &Store,
-    tree: impl Fn(usize) -> Result<(Tree, T), Error> + Sync,
-) -> Vec<Result<(Vec<Segment>, T), Error>> {
-    let pool = Pool { limit: parallel.max(1), state: Mutex::default(), changed: Condvar::new() };
-    pool.lock().waiting = (0..count).collect();
-    let failed = |source| Error::Write { path: store.root().to_owned(), source };
-    let work = || {
-        let mut packer = Packer::new();
-        while let Some(task) = pool.next() {
-            match task {
-                Task::Piece(piece) => pool.pack(&piece, &mut packer, store),
-                Task::Tree(number) => {
-                    let result = tree(number).and_then(|(tree, rest)| {
-                        let packer = &mut packer;
-                        let piece = Vec::with_capacity(CUT);
-                        let cutter =
-                            Cutter { pool: &pool, store, packer, number, pieces: 0, piece };
-                        append_files(&tree, cutter).map_err(failed)?.cut();
-                        Ok(rest)
-                    });
-                    let mut state = pool.lock();
-                    state.trees.insert(number, result);
-                    state.cutting -= 1;
-                    pool.changed.notify_all();
-                }
-            }
-        }
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..pool.limit).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            worker.join().unwrap_or_else(|panic| resume_unwind(panic));
-        }
-    });
-    let State { trees, segments, .. } =
-        pool.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut of_trees: BTreeMap<usize, Result<Vec<Segment>, Error>> = BTreeMap::new();
-    for ((number, _), segment) in segments {
-        let all = of_trees.entry(number).or_insert_with(|| Ok(Vec::new()));
-        match (all, segment) {
-            (Ok(all), Ok(segment)) => all.push(segment),
-            (all @ Ok(_), Err(error)) => *all = Err(error),
-            (Err(_), _) => {}
-        }
-    }
-    trees
-        .into_iter()
-        .map(|(number, rest)| {
-            let rest = rest?;
-            Ok((of_trees.remove(&number).unwrap_or_else(|| Ok(Vec::new()))?, rest))
-        })
-        .collect()
+/// A stretch of a tar on its way to be one of segments.
+pub(in crate::layers) enum Section<'a> {
+    /// An earlier run did it.
+    Kept(Vec<Segment>),
+    /// Files and symbolic links, had when it is their turn.
+    Made(Box<dyn FnOnce() -> Result<Tree, Error> + 'a>),
 }
 
-/// What the threads share: pieces come first, so that few of them lie around.
-struct Pool<T> {
+/// Sections that are segments now.
+pub(super) struct Packed {
+    /// Of each section, in their order.
+    pub(super) segments: Vec<Vec<Segment>>,
+    /// All of the tar went through it.
+    pub(super) tar: Hashed,
+    /// The same, when as many sections had as were to be `marked`.
+    pub(super) marked: Hashed,
+}
+
+/// Hashes a tar.
+pub(super) type Hashed = DigestWriter<io::Sink>;
+
+/// Makes segments of what is none yet, on at most `parallel` threads, and hashes the tar. `known` is
+/// what went before some section, which is the first that is read.
+///
+/// One thread goes through the sections in order, cuts them and hashes them; the pieces are compressed
+/// by all. Neither `parallel` nor chance changes a segment.
+pub(super) fn compress(
+    sections: Vec<Section<'_>>,
+    known: Option<(usize, Hashed)>,
+    marked: usize,
+    parallel: usize,
+    store: &Store,
+) -> Result<Packed, Error> {
+    let others = parallel.saturating_sub(1);
+    let pool = Pool { limit: others, state: Mutex::default(), changed: Condvar::new() };
+    let failed = |source| Error::Write { path: store.root().to_owned(), source };
+    let (first, mut tar) = known.unwrap_or_else(|| (0, Hashed::new(io::sink())));
+    let mut at_mark = tar.clone();
+    let mut segments = Vec::with_capacity(sections.len());
+    let outcome: Result<(), Error> = thread::scope(|scope| {
+        for _ in 0..others {
+            scope.spawn(|| {
+                let mut packer = Packer::new();
+                while let Some(piece) = pool.wait() {
+                    pool.pack(&piece, &mut packer, store);
+                }
+            });
+        }
+        let _over = Over(&pool);
+        let (mut packer, mut unpacker) = (Packer::new(), Unpacker::new());
+        for (number, section) in sections.into_iter().enumerate() {
+            match section {
+                Section::Kept(kept) => {
+                    for segment in kept.iter().filter(|_| number >= first) {
+                        let bytes = segment.read(store)?;
+                        let plain = unpacker.unpack(bytes, segment.uncompressed);
+                        tar.write_all(plain.map_err(failed)?).map_err(failed)?;
+                    }
+                    segments.push(kept);
+                }
+                Section::Made(tree) => {
+                    let (pool, packer, tar) = (&pool, &mut packer, &mut tar);
+                    let piece = Vec::with_capacity(CUT);
+                    let cutter = Cutter { pool, store, packer, tar, number, pieces: 0, piece };
+                    append_files(&tree()?, cutter).map_err(failed)?.cut();
+                    segments.push(Vec::new());
+                }
+            }
+            if number + 1 == marked {
+                at_mark = tar.clone();
+            }
+        }
+        while let Some(piece) = pool.next() {
+            pool.pack(&piece, &mut packer, store);
+        }
+        Ok(())
+    });
+    let State { packed, .. } = pool.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for ((number, _), segment) in packed {
+        let segment = segment?;
+        if let Some(made) = segments.get_mut(number) {
+            made.push(segment);
+        }
+    }
+    outcome?;
+    Ok(Packed { segments, tar, marked: at_mark })
+}
+
+/// What the threads share.
+struct Pool {
+    /// Pieces that may wait for a thread: as many as there are others, so that each has something to
+    /// do while this one is busy, and few lie in memory.
     limit: usize,
-    state: Mutex<State<T>>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
-struct State<T> {
-    waiting: VecDeque<usize>,
+#[derive(Default)]
+struct State {
     pieces: VecDeque<Piece>,
-    /// Threads that wait for something to do.
-    idle: usize,
-    /// Trees that are being made or cut.
-    cutting: usize,
-    trees: BTreeMap<usize, Result<T, Error>>,
-    segments: BTreeMap<(usize, usize), Result<Segment, Error>>,
+    /// Whether no more pieces come.
+    is_over: bool,
+    packed: BTreeMap<(usize, usize), Result<Segment, Error>>,
 }
 
-impl<T> Default for State<T> {
-    fn default() -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            pieces: VecDeque::new(),
-            idle: 0,
-            cutting: 0,
-            trees: BTreeMap::new(),
-            segments: BTreeMap::new(),
-        }
-    }
-}
-
-/// A piece of a tree's tar.
+/// A piece of a section.
 struct Piece {
-    tree: usize,
+    section: usize,
     number: usize,
     bytes: Vec<u8>,
 }
 
-enum Task {
-    Piece(Piece),
-    Tree(usize),
+/// Tells the others that no more pieces come, also when this thread panics.
+struct Over<'a>(&'a Pool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.lock().is_over = true;
+        self.0.changed.notify_all();
+    }
 }
 
-impl<T> Pool<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Option<Task> {
+    /// A piece that waits for a thread.
+    fn next(&self) -> Option<Piece> {
+        self.lock().pieces.pop_front()
+    }
+
+    /// The next piece; `None` if none comes any more.
+    fn wait(&self) -> Option<Piece> {
         let mut state = self.lock();
         loop {
             if let Some(piece) = state.pieces.pop_front() {
-                return Some(Task::Piece(piece));
+                return Some(piece);
             }
-            if let Some(number) = state.waiting.pop_front() {
-                state.cutting += 1;
-                return Some(Task::Tree(number));
-            }
-            if state.cutting == 0 {
+            if state.is_over {
                 return None;
             }
-            state.idle += 1;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.idle -= 1;
         }
     }
 
     fn pack(&self, piece: &Piece, packer: &mut Packer, store: &Store) {
         let segment = keep(&piece.bytes, packer, store);
-        self.lock().segments.insert((piece.tree, piece.number), segment);
+        self.lock().packed.insert((piece.section, piece.number), segment);
     }
 
-    /// Leaves the piece to a thread that has nothing to do; gives it back if there is none. So no more
-    /// pieces are in memory than there are threads, twice.
+    /// Leaves the piece to another thread; gives it back if enough wait already.
     fn hand_over(&self, piece: Piece) -> Option<Piece> {
         let mut state = self.lock();
-        if state.idle <= state.pieces.len() {
+        if state.pieces.len() >= self.limit {
             return Some(piece);
         }
         state.pieces.push_back(piece);
@@ -260,24 +291,25 @@ impl<T> Pool<T> {
 }
 
 /// Cuts what is written into pieces.
-struct Cutter<'a, T> {
-    pool: &'a Pool<T>,
+struct Cutter<'a> {
+    pool: &'a Pool,
     store: &'a Store,
     packer: &'a mut Packer,
+    tar: &'a mut Hashed,
     number: usize,
     pieces: usize,
     /// What is not cut yet.
     piece: Vec<u8>,
 }
 
-impl<T> Cutter<'_, T> {
+impl Cutter<'_> {
     /// Ends the piece that was begun, if one was.
     fn cut(&mut self) {
         if self.piece.is_empty() {
             return;
         }
-        let (tree, number, bytes) = (self.number, self.pieces, take(&mut self.piece));
-        if let Some(mut piece) = self.pool.hand_over(Piece { tree, number, bytes }) {
+        let (section, number, bytes) = (self.number, self.pieces, take(&mut self.piece));
+        if let Some(mut piece) = self.pool.hand_over(Piece { section, number, bytes }) {
             self.pool.pack(&piece, self.packer, self.store);
             piece.bytes.clear();
             self.piece = piece.bytes;
@@ -286,10 +318,11 @@ impl<T> Cutter<'_, T> {
     }
 }
 
-impl<T> Write for Cutter<'_, T> {
+impl Write for Cutter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = bytes.len().min(CUT - self.piece.len());
         self.piece.extend_from_slice(&bytes[..taken]);
+        self.tar.write_all(&bytes[..taken])?;
         if self.piece.len() == CUT {
             self.cut();
         }

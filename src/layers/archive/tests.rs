@@ -128,7 +128,7 @@ fn fixed() -> Tree {
 
 #[test]
 fn golden_listing() {
-    let bytes = write_tar(&fixed(), Vec::new()).unwrap();
+    let bytes = write_tar(&fixed(), &Late::new(), Vec::new()).unwrap();
     let ls = |n: usize| "l".repeat(n);
     let expected = snapbox::str![[r#"
 5 0755 0:0 315532800 0 e3b0c442 home/
@@ -199,7 +199,7 @@ uncompressed 691712
 
 #[test]
 fn the_trailer_and_nothing_else_ends_it() {
-    let bytes = write_tar(&Tree::default(), Vec::new()).unwrap();
+    let bytes = write_tar(&Tree::default(), &Late::new(), Vec::new()).unwrap();
     assert_eq!(bytes, [0; 1024]);
 }
 
@@ -218,11 +218,11 @@ fn a_full_disk_is_an_error() {
             Ok(())
         }
     }
-    let size = write_tar(&fixed(), Vec::new()).unwrap().len();
+    let size = write_tar(&fixed(), &Late::new(), Vec::new()).unwrap().len();
     for room in [0, 512, size / 2, size - 1] {
-        assert!(write_tar(&fixed(), Full(room)).is_err(), "{room}");
+        assert!(write_tar(&fixed(), &Late::new(), Full(room)).is_err(), "{room}");
     }
-    assert!(write_tar(&fixed(), Full(size)).is_ok());
+    assert!(write_tar(&fixed(), &Late::new(), Full(size)).is_ok());
 }
 
 fn any_tree() -> impl Strategy<Value = Vec<(String, Entry)>> {
@@ -247,7 +247,7 @@ proptest! {
     #[test]
     fn tar_to_tree_to_tar(entries in any_tree()) {
         let tree = tree(entries);
-        let bytes = write_tar(&tree, Vec::new()).unwrap();
+        let bytes = write_tar(&tree, &Late::new(), Vec::new()).unwrap();
         let again = read(&bytes);
         // A tar does not say who put something there.
         let mut owned = Tree::default();
@@ -256,7 +256,7 @@ proptest! {
             owned.put(path, Entry { owner, ..entry });
         }
         prop_assert_eq!(&owned, &tree);
-        prop_assert_eq!(write_tar(&owned, Vec::new()).unwrap(), bytes);
+        prop_assert_eq!(write_tar(&owned, &Late::new(), Vec::new()).unwrap(), bytes);
     }
 
     #[test]
@@ -267,35 +267,42 @@ proptest! {
             again.insert(path.clone(), entry.clone()).unwrap();
         }
         prop_assert_eq!(
-            write_tar(&first, Vec::new()).unwrap(),
-            write_tar(&again, Vec::new()).unwrap()
+            write_tar(&first, &Late::new(), Vec::new()).unwrap(),
+            write_tar(&again, &Late::new(), Vec::new()).unwrap()
         );
     }
 
     #[test]
-    fn folders_come_first_then_owners_and_all_are_sorted(entries in any_tree()) {
+    fn folders_come_before_what_lies_in_them_and_all_is_sorted(
+        entries in any_tree(),
+        late in prop::collection::btree_set("[xaé]", 0..3),
+    ) {
         let tree = tree(entries);
-        let bytes = write_tar(&tree, Vec::new()).unwrap();
-        let mut folders = Vec::<String>::new();
-        let mut files = Vec::<(&str, String)>::new();
+        let bytes = write_tar(&tree, &late, Vec::new()).unwrap();
+        let mut folders = Vec::<(bool, String)>::new();
+        let mut files = Vec::<(bool, &str, String)>::new();
         for entry in tar::Archive::new(&bytes[..]).entries().unwrap() {
             let entry = entry.unwrap();
             let path = entry.path().unwrap().to_str().unwrap().to_owned();
+            if let Some((parent, _)) = path.trim_end_matches('/').rsplit_once('/') {
+                prop_assert!(folders.iter().any(|(_, folder)| folder == parent), "{path}");
+            }
             if let Some(path) = path.strip_suffix('/') {
-                prop_assert!(files.is_empty(), "{path}");
-                folders.push(path.to_owned());
+                // The late ones begin where nothing early comes any more.
+                let is_late = folders.last().is_some_and(|(is_late, _)| *is_late)
+                    || folders.last().is_some_and(|(_, last)| &**last > path)
+                    || !files.is_empty();
+                folders.push((is_late, path.to_owned()));
             } else {
                 let here = ContainerPath::parse(&format!("/{path}")).unwrap();
-                files.push((&tree.get(&here).unwrap().owner, path));
+                let owner = &*tree.get(&here).unwrap().owner;
+                files.push((late.contains(owner), owner, path));
             }
         }
-        prop_assert!(folders.iter().is_sorted_by(|a, b| a < b));
-        prop_assert!(files.iter().is_sorted_by(|a, b| a < b));
-        for path in folders.iter().chain(files.iter().map(|(_, path)| path)) {
-            if let Some((parent, _)) = path.rsplit_once('/') {
-                prop_assert!(folders.iter().any(|folder| folder == parent), "{path}");
-            }
-        }
+        prop_assert!(folders.iter().is_sorted());
+        prop_assert!(files.iter().is_sorted());
+        let all: BTreeSet<_> = folders.iter().map(|(_, path)| path).collect();
+        prop_assert_eq!(all.len(), folders.len());
     }
 }
 
@@ -316,7 +323,7 @@ fn any_number_of_threads_makes_the_gzip_of_the_tar() {
         let owner = ["b", "a"][number % 2];
         (format!("/opt/{owner}/{number}"), Entry::file(random(*size), 0o644, owner))
     }));
-    let expected = write_tar(&tree, Vec::new()).unwrap();
+    let expected = write_tar(&tree, &Late::new(), Vec::new()).unwrap();
     let mut layers = Vec::new();
     for parallel in [1, 2, 5] {
         let folder = tempfile::TempDir::new().unwrap();
@@ -365,7 +372,7 @@ fn hard_links_come_behind_their_files_and_name_them_from_the_root() {
         &format!("/usr/{long}/{long}2.so"),
     ];
     assert_eq!(saved, links.map(|path| (path.to_owned(), 4)));
-    let bytes = write_tar(&linked, Vec::new()).unwrap();
+    let bytes = write_tar(&linked, &Late::new(), Vec::new()).unwrap();
     assert_eq!(read(&bytes), linked);
     let mut seen = std::collections::BTreeSet::new();
     for entry in tar::Archive::new(&*bytes).entries().unwrap() {
