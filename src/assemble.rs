@@ -165,8 +165,8 @@ async fn assemble_platform(
     let with_files = request.check != Check::Off;
     let overridden = plan.deviations.overridden();
     let expected = gate::Expected { target: &target, os: cell.os(), overridden: &overridden };
-    let checked =
-        gate::check(&made.layers, &base, &expected, with_files, world).await.doing(doing)?;
+    let checking = gate::check(&made.layers, &base, &expected, with_files, world);
+    let checked = Work::Check.time(&*world.progress, checking).await.doing(doing)?;
     let image = image::stack(&base, &made.layers, &plan.config, &plan.annotations, plan.created)
         .doing(|| format!("stack the image of {} for {platform}", cell.path))?;
     let start = match (request.check, &plan.start_check) {
@@ -178,7 +178,8 @@ async fn assemble_platform(
         (_, Some(command)) => {
             let subject = Subject::of_image(&image).doing(doing)?;
             world.progress.step(&format!("starting {}", command.join(" ")));
-            check::start(&subject, command, world).await.doing(doing)?
+            let starting = check::start(&subject, command, world);
+            Work::Check.time(&*world.progress, starting).await.doing(doing)?
         }
     };
     let report = AssembledImage {

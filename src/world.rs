@@ -76,6 +76,8 @@ pub enum Work {
     Compress,
     /// A layer is put together and hashed.
     Hash,
+    /// The layers are compared with the base, and started.
+    Check,
     /// Archives and layouts are written.
     Write,
     /// Registries are asked and get what they lack.
@@ -91,6 +93,7 @@ impl Work {
             Self::Build => "build",
             Self::Compress => "compress",
             Self::Hash => "hash",
+            Self::Check => "check",
             Self::Write => "write",
             Self::Push => "push",
         }
