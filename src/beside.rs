@@ -12,7 +12,8 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::Path;
 
 use fs_err as fs;
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use tempfile::{Builder, NamedTempFile, TempDir};
 
 /// In every name that is made here, before six letters or digits.
@@ -67,6 +68,23 @@ pub fn file(path: &Path, mode: u32) -> io::Result<NamedTempFile> {
         }
     }
     Err(io::Error::other("what is written there is removed by somebody else again and again"))
+}
+
+/// Takes room for so many bytes of a file that is written next; its length stays as it is.
+///
+/// A full disk is found before anything is copied, and a file that replaces another need not be brought to
+/// the disk before its rename returns, as ext4 does with one whose room is not chosen yet: that takes
+/// three times as long as writing it. What a power failure leaves of it has zeros at worst, which no
+/// digest fits.
+///
+/// # Errors
+/// The disk said no. File systems that cannot do it do nothing.
+pub fn reserve(file: &File, size: u64) -> io::Result<()> {
+    let size = i64::try_from(size).map_err(io::Error::other)?;
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, size) {
+        Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// As [`file()`], a folder.

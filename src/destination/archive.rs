@@ -17,8 +17,6 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, OCI_LAYOUT, Written, blobs, descriptors, entries, for_each_blob};
@@ -135,19 +133,9 @@ impl Frame<'_> {
     }
 
     /// Ends the tar; returns its length in bytes.
-    ///
-    /// Room is taken for all of it at once: a full disk is found before anything is copied, and a file
-    /// that replaces another need not be brought to the disk before its rename returns, as ext4 does with
-    /// one whose room is not chosen yet (three times as long as writing it). What a power failure leaves
-    /// of it has zeros at worst, which no digest in it fits.
     fn finish(self) -> io::Result<u64> {
         let length = self.end + 1024;
-        let size = i64::try_from(length).map_err(io::Error::other)?;
-        match fallocate(self.file, FallocateFlags::empty(), 0, size) {
-            // Not every file system can.
-            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
-            Err(error) => return Err(error.into()),
-        }
+        beside::reserve(self.file, length)?;
         self.file.set_len(length)?;
         Ok(length)
     }

@@ -2,14 +2,12 @@
 //! known what lies where and whose it is; then what no earlier run compressed is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use pep508_rs::PackageName;
 
 use super::archive::{self, Compressed, Section, Segment};
 use super::kept::{self, Distribution};
+use super::side_by_side::side_by_side;
 use super::tree::{Known, Node};
 use super::{
     Error, Installed, LaidOut, Layer, Modules, Options, Treatment, Tree, WheelFile, wheel,
@@ -158,8 +156,10 @@ impl<'a> Context<'a> {
         let mut missing: Vec<usize> = (0..wheels.len()).filter(|n| kept[*n].is_none()).collect();
         // The largest first: nobody waits for a large one that was begun last.
         missing.sort_by_key(|number| std::cmp::Reverse(stored_size(&wheels[*number], self.store)));
+        // Few wheels leave threads for what is in them.
+        let inside = parallel / missing.len().max(1);
         let results = side_by_side(missing.len(), parallel, |position| {
-            let (files, installed) = self.install(&wheels[missing[position]])?;
+            let (files, installed) = self.install(&wheels[missing[position]], inside)?;
             let listing = files.known();
             Ok((listing, installed, (position < MOST_OPEN).then_some(files)))
         });
@@ -215,7 +215,7 @@ impl<'a> Context<'a> {
             };
             let files = move || match files {
                 Some(files) => Ok(files),
-                None => self.install(wheel).map(|(files, _)| files),
+                None => self.install(wheel, 1).map(|(files, _)| files),
             };
             if listing.iter().all(|(path, _)| is_own(path)) {
                 let section = if let Some(segments) = segments {
@@ -264,9 +264,9 @@ impl<'a> Context<'a> {
 
     /// Installs one wheel of the store, with its compiled modules: those of this run, or of an earlier
     /// one.
-    fn install(self, wheel: &WheelFile) -> Result<(Tree, Installed), Error> {
+    fn install(self, wheel: &WheelFile, parallel: usize) -> Result<(Tree, Installed), Error> {
         let Self { options, bytecode, store } = self;
-        let laid_out = lay_out(wheel, options, store)?;
+        let laid_out = lay_out(wheel, options, store, parallel)?;
         let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
             return laid_out.finish(&Modules::new(), store);
         };
@@ -284,53 +284,23 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Does `work` for each number below `count`, on at most `parallel` threads; returns the results in
-/// their order.
-fn side_by_side<T: Send>(
-    count: usize,
-    parallel: usize,
-    work: impl Fn(usize) -> T + Sync,
-) -> Vec<T> {
-    let next = AtomicUsize::new(0);
-    let run = || {
-        let mut done = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= count {
-                return done;
-            }
-            done.push((number, work(number)));
-        }
-    };
-    let mut done = thread::scope(|scope| {
-        // This thread is one of them.
-        let others: Vec<_> = (1..parallel.min(count)).map(|_| scope.spawn(run)).collect();
-        let mut done = run();
-        for other in others {
-            done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        }
-        done
-    });
-    done.sort_by_key(|(number, _)| *number);
-    done.into_iter().map(|(_, result)| result).collect()
-}
-
 /// Compressed bytes; 0 if it is absent, which installing it will find.
 fn stored_size(wheel: &WheelFile, store: &Store) -> u64 {
     fs_err::metadata(store.blob_path(&wheel.digest)).map_or(0, |meta| meta.len())
 }
 
-/// Lays out one wheel of the store.
+/// Lays out one wheel of the store, on at most `parallel` threads.
 pub(super) fn lay_out(
     wheel: &WheelFile,
     options: &Options,
     store: &Store,
+    parallel: usize,
 ) -> Result<LaidOut, Error> {
     let file = store.open_verified(&wheel.digest)?.ok_or_else(|| Error::Absent {
         file_name: wheel.file_name.clone(),
         digest: wheel.digest,
     })?;
-    wheel::lay_out(file, wheel, &options.scheme, &options.treatment)
+    wheel::lay_out(file, wheel, &options.scheme, &options.treatment, parallel)
 }
 
 /// A repair that repairs nothing is a mistake, not a wish.

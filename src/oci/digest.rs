@@ -116,6 +116,11 @@ impl<W: io::Write> DigestWriter<W> {
         Self { inner, hasher: Sha256::new(), size: 0 }
     }
 
+    /// The inner writer.
+    pub fn get_ref(&self) -> &W {
+        &self.inner
+    }
+
     /// As if all that went through the writer that [`Self::state`] is of had gone through this one;
     /// `None` if it is no such state.
     pub fn resume(inner: W, state: &[u8]) -> Option<Self> {

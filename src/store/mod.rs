@@ -387,6 +387,15 @@ impl Write for BlobWriter {
 }
 
 impl BlobWriter {
+    /// Takes room for a blob of so many bytes: see [`beside::reserve`].
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn reserve(self, size: u64) -> Result<Self, Error> {
+        beside::reserve(self.writer.get_ref().as_file(), size).map_err(|e| self.store.disk(e))?;
+        Ok(self)
+    }
+
     /// Syncs and names the blob; returns its digest and its size in bytes.
     ///
     /// # Errors

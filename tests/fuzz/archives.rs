@@ -48,7 +48,7 @@ pub(super) fn wheel(bytes: &[u8]) {
     let treatment = Treatment { strip: true, ..Treatment::default() };
     let mut archive = tempfile::tempfile().unwrap();
     archive.write_all(bytes).unwrap();
-    let Ok(laid_out) = installing::lay_out(archive, &file, &scheme, &treatment) else { return };
+    let Ok(laid_out) = installing::lay_out(archive, &file, &scheme, &treatment, 1) else { return };
     let folder = tempfile::TempDir::new().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let Ok((tree, installed)) = laid_out.finish(&BTreeMap::new(), &store) else { return };

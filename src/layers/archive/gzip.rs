@@ -16,6 +16,9 @@ use crate::store::{BlobWriter, Store};
 /// defaults of encoders depend on the machine.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
+/// Bytes of a gzip member besides its segments.
+const FRAME: u64 = (HEADER.len() + LAST_BLOCK.len() + 8) as u64;
+
 /// Pieces that are on their way from being verified to being written.
 const PIECES: usize = 2;
 
@@ -30,9 +33,11 @@ pub(super) fn join(
     let Compressed { parts, diff_id, uncompressed_size } = compressed;
     let (sender, receiver) = mpsc::sync_channel::<(Segment, Vec<u8>)>(PIECES);
     let segments = parts.segments();
+    let size = parts.segments().map(|segment| segment.size).sum::<u64>() + FRAME;
     let (read, written) = thread::scope(|scope| {
         let write = scope.spawn(move || {
-            let mut layer = Written::begin(store.writer()?).map_err(failed)?;
+            let blob = store.writer()?.reserve(size)?;
+            let mut layer = Written::begin(blob).map_err(failed)?;
             for (segment, packed) in receiver {
                 layer.add(&segment, &packed).map_err(failed)?;
             }

@@ -161,7 +161,7 @@ pub(super) fn compress(
     store: &Store,
 ) -> Result<Packed, Error> {
     let others = parallel.saturating_sub(1);
-    let pool = Pool { limit: others, state: Mutex::default(), changed: Condvar::new() };
+    let pool = Pool { limit: 2 * others, state: Mutex::default(), changed: Condvar::new() };
     let failed = |source| Error::Write { path: store.root().to_owned(), source };
     let (first, mut tar) = known.unwrap_or_else(|| (0, Hashed::new(io::sink())));
     let mut at_mark = tar.clone();
@@ -217,8 +217,8 @@ pub(super) fn compress(
 
 /// What the threads share.
 struct Pool {
-    /// Pieces that may wait for a thread: as many as there are others, so that each has something to
-    /// do while this one is busy, and few lie in memory.
+    /// Pieces that may wait for a thread: two for each of the others, so that none waits while this one
+    /// is busy, and few lie in memory.
     limit: usize,
     state: Mutex<State>,
     changed: Condvar,

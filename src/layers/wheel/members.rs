@@ -15,6 +15,7 @@ use zip::ZipArchive;
 use crate::layers::content::{At, Content};
 use crate::layers::error::{Refusal, WheelProblem};
 use crate::layers::path::ContainerPath;
+use crate::layers::side_by_side::side_by_side;
 
 /// All files of a wheel may have that many bytes. The largest wheels in use (CUDA) come near it.
 const MAX_UNPACKED: u64 = 2 << 30;
@@ -40,7 +41,8 @@ pub(super) struct Member {
 
 /// The files of the wheel by name, in byte order; folders are left out, they follow from the names.
 /// Names are relative, normalised paths with `/`, and none of them is a whiteout.
-pub(super) fn read(wheel: File) -> Result<BTreeMap<String, Member>, WheelProblem> {
+/// They are unpacked on at most `parallel` threads.
+pub(super) fn read(wheel: File, parallel: usize) -> Result<BTreeMap<String, Member>, WheelProblem> {
     let unreadable = |error: io::Error| WheelProblem::Archive(error.into());
     let wheel = At::new(wheel).map_err(unreadable)?;
     let mut archive = ZipArchive::new(wheel.clone()).map_err(WheelProblem::Archive)?;
@@ -49,13 +51,19 @@ pub(super) fn read(wheel: File) -> Result<BTreeMap<String, Member>, WheelProblem
     }
     archive.validate_header_consistency().map_err(WheelProblem::Archive)?;
     check_size(&wheel, &archive)?;
-    let mut members = BTreeMap::new();
+    let mut files = Vec::new();
     for index in 0..archive.len() {
-        let Some((name, is_executable)) = check_entry(&archive, index)? else {
-            continue;
-        };
-        let content = unpack(&archive, index, &name)?;
-        members.insert(name, Member { content, is_executable });
+        if let Some((name, is_executable)) = check_entry(&archive, index)? {
+            files.push((index, name, is_executable));
+        }
+    }
+    let contents = side_by_side(files.len(), parallel, |number| {
+        let (index, name, _) = &files[number];
+        unpack(&archive, *index, name)
+    });
+    let mut members = BTreeMap::new();
+    for ((_, name, is_executable), content) in files.into_iter().zip(contents) {
+        members.insert(name, Member { content: content?, is_executable });
     }
     Ok(members)
 }

@@ -116,9 +116,10 @@ pub struct LaidOut {
     installed: Installed,
 }
 
-/// Lays out the wheel in this file, treated. What is large in it is read again when it is used.
+/// Lays out the wheel in this file, treated, on at most `parallel` threads. What is in it is read again
+/// when it is used.
 ///
-/// The result depends on nothing but the arguments. The caller has compared the file with the
+/// The result depends on nothing but the other arguments. The caller has compared the file with the
 /// lock's digest.
 ///
 /// # Errors
@@ -129,8 +130,9 @@ pub fn lay_out(
     wheel: &WheelFile,
     scheme: &Scheme,
     treatment: &Treatment,
+    parallel: usize,
 ) -> Result<LaidOut, Error> {
-    lay_out_files(file, wheel, scheme, treatment)
+    lay_out_files(file, wheel, scheme, treatment, parallel)
         .map_err(|problem| Error::Wheel { file_name: wheel.file_name.clone(), problem })
 }
 
@@ -139,8 +141,9 @@ fn lay_out_files(
     wheel: &WheelFile,
     scheme: &Scheme,
     treatment: &Treatment,
+    parallel: usize,
 ) -> Result<LaidOut, WheelProblem> {
-    let members = members::read(file)?;
+    let members = members::read(file, parallel)?;
     // Steps 1.a and 1.b: WHEEL and its version. All of RECORD is checked before anything is placed.
     let info = DistInfo::read(wheel, &members)?;
     // Step 1.c: Root-Is-Purelib decides where the root goes.
@@ -213,7 +216,7 @@ pub(super) fn native_files(
     file: File,
     wheel: &WheelFile,
 ) -> Result<BTreeMap<String, Bytes>, WheelProblem> {
-    let members = members::read(file)?;
+    let members = members::read(file, 1)?;
     DistInfo::read(wheel, &members)?;
     let native = members.into_iter().filter(|(_, member)| member.content.starts_with(ELF));
     native

@@ -166,7 +166,7 @@ fn names_that_differ_in_case_and_folders_in_record_are_fine() {
     let (tree, _) = wheel.install(&[]).unwrap();
     assert_eq!(text(&tree, &format!("{SITE}/demo/README")), "1");
     assert_eq!(text(&tree, &format!("{SITE}/demo/ü.py")), "");
-    let members = members::read(on_disk(&packed)).unwrap();
+    let members = members::read(on_disk(&packed), 2).unwrap();
     let record = members["Demo_Pkg-1.0.dist-info/RECORD"].content.read().unwrap();
     let record = String::from_utf8(record.to_vec()).unwrap();
     wheel.record = Some(format!("demo/,,\n{record}"));
@@ -237,6 +237,7 @@ fn bytecode_is_in_the_record_and_in_the_figures() {
         &wheel.file,
         &Scheme::for_base((3, 13)),
         &Treatment::default(),
+        1,
     )
     .unwrap();
     let all = Prune::new(["**"], "test").unwrap();
