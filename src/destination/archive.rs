@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, OCI_LAYOUT, Written, blobs, descriptors, entries, for_each_blob};
-use super::{index_json, layout, parse_index_json};
+use super::{Writers, index_json, layout, parse_index_json};
 use crate::beside;
 use crate::image::validate::{self, Blobs, Problem, Valid};
 use crate::image::{Artifact, Image, MANIFEST_MAX};
@@ -103,11 +103,17 @@ pub fn write(
         file.as_file().write_all_at(bytes, place).map_err(failed)?;
     }
     let bytes = frame.finish().map_err(failed)?;
-    for_each_blob(&blobs, parallel, |digest, blob| {
-        let end = places.get(digest).copied().unwrap_or_default();
-        blob.copy(digest, store, At { file: file.as_file(), end }, path)?;
+    let writers = Writers::new(file.as_file());
+    for_each_blob(&blobs, parallel, Some(&writers), |digest, blob| {
+        let mut end = places.get(digest).copied().unwrap_or_default();
+        blob.copy(digest, store, path, |bytes| {
+            let place = end;
+            end += bytes.len() as u64;
+            writers.put(place, bytes)
+        })?;
         Ok(blob.size())
     })?;
+    writers.finish().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(Written {
         path: path.to_owned(),
@@ -138,24 +144,6 @@ impl Frame<'_> {
         beside::reserve(self.file, length)?;
         self.file.set_len(length)?;
         Ok(length)
-    }
-}
-
-/// Writes to a file from some place on, whoever else writes elsewhere.
-struct At<'a> {
-    file: &'a File,
-    end: u64,
-}
-
-impl Write for At<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write_at(bytes, self.end)?;
-        self.end += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -50,7 +50,8 @@ pub fn write(
         let layout = Layout { path: folder.path().to_owned() };
         layout.put(Path::new("oci-layout"), OCI_LAYOUT)?;
         let mut bytes = OCI_LAYOUT.len() as u64;
-        bytes += for_each_blob(&blobs, parallel, |digest, blob| layout.add(digest, blob, store))?;
+        bytes +=
+            for_each_blob(&blobs, parallel, None, |digest, blob| layout.add(digest, blob, store))?;
         let index = index_json(&new_entries)?;
         layout.put(Path::new("index.json"), &index)?;
         match fs::rename(folder.path(), path) {
@@ -71,7 +72,8 @@ pub fn write(
     for folder in [path, &path.join("blobs/sha256")] {
         beside::sweep(folder);
     }
-    let bytes = for_each_blob(&blobs, parallel, |digest, blob| layout.add(digest, blob, store))?;
+    let bytes =
+        for_each_blob(&blobs, parallel, None, |digest, blob| layout.add(digest, blob, store))?;
     let mut entries = layout.entries()?;
     entries.retain(|old| new_entries.iter().all(|new| !is_replaced_by(old, new)));
     entries.extend(new_entries);
@@ -158,7 +160,9 @@ impl Layout {
                 return Ok(0);
             }
         }
-        self.write_file(&path, |file| blob.copy(digest, store, file, &path))?;
+        self.write_file(&path, |file| {
+            blob.copy(digest, store, &path, |bytes| file.write_all(&bytes).map(|()| bytes))
+        })?;
         Ok(blob.size())
     }
 

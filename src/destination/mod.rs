@@ -29,9 +29,12 @@ pub mod import;
 pub mod join;
 pub mod layout;
 pub mod registry;
+mod writers;
 
 pub use error::Error;
 pub use import::import;
+
+use writers::Writers;
 
 /// Writes an artifact to every destination, in order; returns one line for each: where it is and what
 /// it took. `names` are what the image is called on disk.
@@ -127,22 +130,22 @@ impl Blob<'_> {
         }
     }
 
-    /// Copies the blob to `target`, which is at `path`, and returns only after its last byte proved to
-    /// be right.
+    /// Reads the blob and gives it to `put` in pieces, each of which is given back to be filled again;
+    /// returns only after its last byte proved to be right. `path` is where it goes.
     ///
     /// # Errors
-    /// It is not in the store, or damaged there (then it is removed), or `target` fails.
+    /// It is not in the store, or damaged there (then it is removed), or `put` fails.
     fn copy(
         &self,
         digest: &Digest,
         store: &Store,
-        target: impl Write,
         path: &Path,
+        mut put: impl FnMut(Vec<u8>) -> io::Result<Vec<u8>>,
     ) -> Result<(), Error> {
-        let mut target = target;
         let size = match self {
             Self::Document(bytes) => {
-                return target.write_all(bytes).map_err(|e| Error::write(path, e));
+                put(bytes.to_vec()).map_err(|e| Error::write(path, e))?;
+                return Ok(());
             }
             Self::Stored { size } => *size,
         };
@@ -154,19 +157,21 @@ impl Blob<'_> {
         };
         // Never more than was promised: a tar's header already says how much comes.
         let mut file = file.take(size);
-        let mut hasher = DigestWriter::new(target);
-        // No more than a processor's cache holds: each piece is hashed and written from there.
-        let mut buffer = vec![0; 128 * 1024];
+        let mut found = DigestWriter::new(io::sink());
+        let mut piece = Vec::new();
         loop {
-            let read = match file.read(&mut buffer) {
+            piece.resize(PIECE, 0);
+            let read = match file.read(&mut piece) {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(Error::read(&blob_path, e)),
             };
-            hasher.write_all(&buffer[..read]).map_err(|e| Error::write(path, e))?;
+            piece.truncate(read);
+            let put = found.write_all(&piece).and_then(|()| put(std::mem::take(&mut piece)));
+            piece = put.map_err(|e| Error::write(path, e))?;
         }
-        let (_, found, found_size) = hasher.finish();
+        let (_, found, found_size) = found.finish();
         if found != *digest || found_size != size {
             // Removes it, so that the next run fetches or builds it again.
             store.verify(digest)?;
@@ -181,14 +186,19 @@ impl Blob<'_> {
     }
 }
 
+/// Bytes of a blob that are read at once: no more than a processor's cache holds, since each piece is
+/// hashed and written from there.
+const PIECE: usize = 256 << 10;
+
 /// Does `work` for all blobs, at most `parallel` at once, the largest first; returns the sum of what
-/// each one returned.
+/// each one returned. Who has no more blobs helps `writers`.
 ///
 /// # Errors
 /// The error of the first blob that has one, in the order of their digests.
 fn for_each_blob(
     blobs: &BTreeMap<Digest, Blob<'_>>,
     parallel: usize,
+    writers: Option<&Writers<'_>>,
     work: impl Fn(&Digest, &Blob<'_>) -> Result<u64, Error> + Sync,
 ) -> Result<u64, Error> {
     let mut queue: Vec<_> = blobs.iter().collect();
@@ -196,8 +206,13 @@ fn for_each_blob(
     let next = AtomicUsize::new(0);
     let run = || {
         let mut done = Vec::new();
+        let reader = writers.map(Writers::reader);
         while let Some((digest, blob)) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
             done.push((*digest, work(digest, blob)));
+        }
+        drop(reader);
+        if let Some(writers) = writers {
+            writers.help();
         }
         done
     };
