@@ -177,7 +177,7 @@ async fn compile(
         world.progress.step(&format!("compiling {}", wheel.name));
         let (one, options, store) = (wheel.clone(), options.clone(), world.store.clone());
         let laid_out = on_thread(move || lay_out(&one, &options, &store, 1)).await?;
-        let modules = laid_out.modules(rule);
+        let modules = laid_out.modules(rule)?;
         let bytecode = compiler.compile(&modules, &rootfs, &world.store, &world.sandbox).await?;
         made.insert(wheel.name.clone(), bytecode);
     }
@@ -215,12 +215,12 @@ async fn files_layer(
     world.progress.step(&format!("layer {name}"));
     let (store, parallel) = (world.store.clone(), world.parallel);
     let created_by = created_by.to_owned();
-    on_thread(move || {
+    let writing = on_thread(move || {
         let layer = archive::write(&tree, &created_by, &store, parallel)?;
         kept::keep_layer(&key, &layer, &[], &store)?;
         Ok(layer)
-    })
-    .await
+    });
+    Work::Compress.time(&*world.progress, writing).await
 }
 
 /// A file of the lock: whose it is, its name, its digest and its size.

@@ -273,7 +273,7 @@ impl<'a> Context<'a> {
         if let Some(ours) = bytecode.get(&wheel.name) {
             return laid_out.finish(ours, store);
         }
-        let modules = laid_out.modules(rule);
+        let modules = laid_out.modules(rule)?;
         if modules.is_empty() {
             return laid_out.finish(&modules, store);
         }

@@ -1,6 +1,8 @@
 //! What is left out of installed distributions, and why (pure).
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use std::sync::OnceLock;
+
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::Error;
 
@@ -9,7 +11,9 @@ use super::Error;
 pub struct Prune {
     patterns: Vec<String>,
     reason: String,
-    set: GlobSet,
+    globs: Vec<Glob>,
+    /// Compiled when it is first asked for: a layer that is known already asks for none.
+    set: OnceLock<Result<GlobSet, globset::Error>>,
 }
 
 /// What one rule took from one distribution.
@@ -34,11 +38,11 @@ impl Prune {
         reason: impl Into<String>,
     ) -> Result<Self, Error> {
         let patterns: Vec<String> = patterns.into_iter().map(Into::into).collect();
-        let mut set = GlobSetBuilder::new();
+        let mut globs = Vec::with_capacity(2 * patterns.len());
         for pattern in &patterns {
             let malformed = |source| Error::Pattern { pattern: pattern.clone(), source };
             for text in [pattern.clone(), format!("{pattern}/**")] {
-                set.add(
+                globs.push(
                     GlobBuilder::new(&text)
                         .literal_separator(true)
                         .backslash_escape(true)
@@ -47,9 +51,7 @@ impl Prune {
                 );
             }
         }
-        let set =
-            set.build().map_err(|source| Error::Pattern { pattern: patterns.join(" "), source })?;
-        Ok(Self { patterns, reason: reason.into(), set })
+        Ok(Self { patterns, reason: reason.into(), globs, set: OnceLock::new() })
     }
 
     /// The patterns, as they were written.
@@ -62,9 +64,23 @@ impl Prune {
         &self.reason
     }
 
-    /// Whether the file with this path in RECORD is left out.
-    pub fn matches(&self, path: &str) -> bool {
-        self.set.is_match(path)
+    /// What matches the paths in RECORD of the files that are left out.
+    ///
+    /// # Errors
+    /// The patterns are too large together.
+    pub fn matcher(&self) -> Result<&GlobSet, Error> {
+        let compile = || {
+            let mut set = GlobSetBuilder::new();
+            for glob in &self.globs {
+                set.add(glob.clone());
+            }
+            set.build()
+        };
+        let set = self.set.get_or_init(compile).as_ref();
+        set.map_err(|source| Error::Pattern {
+            pattern: self.patterns.join(" "),
+            source: source.clone(),
+        })
     }
 }
 
@@ -88,7 +104,7 @@ mod tests {
             ("../../../share/man", "../../../share/man/man1/x.1", true),
         ] {
             let rule = Prune::new([pattern], "test").unwrap();
-            assert_eq!(rule.matches(path), expected, "{pattern} {path}");
+            assert_eq!(rule.matcher().unwrap().is_match(path), expected, "{pattern} {path}");
         }
     }
 

@@ -11,6 +11,7 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
+use globset::GlobSet;
 use pep440_rs::Version;
 use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
@@ -132,7 +133,8 @@ pub fn lay_out(
     treatment: &Treatment,
     parallel: usize,
 ) -> Result<LaidOut, Error> {
-    lay_out_files(file, wheel, scheme, treatment, parallel)
+    let rules = treatment.prune.iter().map(Prune::matcher).collect::<Result<Vec<_>, _>>()?;
+    lay_out_files(file, wheel, scheme, (treatment, &rules), parallel)
         .map_err(|problem| Error::Wheel { file_name: wheel.file_name.clone(), problem })
 }
 
@@ -140,7 +142,7 @@ fn lay_out_files(
     file: File,
     wheel: &WheelFile,
     scheme: &Scheme,
-    treatment: &Treatment,
+    (treatment, rules): (&Treatment, &[&GlobSet]),
     parallel: usize,
 ) -> Result<LaidOut, WheelProblem> {
     let members = members::read(file, parallel)?;
@@ -181,7 +183,7 @@ fn lay_out_files(
         let path = file.path.relative_to(root);
         // pip and importlib.metadata read `.dist-info`, and licences lie there: rules do not apply.
         let is_protected = file.path.is_below(&dist_info);
-        match treatment.prune.iter().position(|rule| !is_protected && rule.matches(&path)) {
+        match rules.iter().position(|rule| !is_protected && rule.is_match(&path)) {
             Some(rule) => {
                 installed.pruned[rule].files += 1;
                 installed.pruned[rule].bytes += file.content.size();
@@ -263,16 +265,20 @@ impl LaidOut {
     }
 
     /// The modules that the treatment's rule wants compiled, in byte order of paths.
-    pub fn modules(&self, rule: &Prune) -> Modules {
+    ///
+    /// # Errors
+    /// Of the rule.
+    pub fn modules(&self, rule: &Prune) -> Result<Modules, Error> {
+        let rule = rule.matcher()?;
         let is_module = |file: &&Placed| {
             file.path.is_below(&self.root)
                 && Path::new(file.path.as_relative())
                     .extension()
                     .is_some_and(|ending| ending == "py")
-                && rule.matches(&file.path.relative_to(&self.root))
+                && rule.is_match(file.path.relative_to(&self.root))
         };
         let modules = self.placed.iter().filter(is_module);
-        modules.map(|file| (file.path.clone(), file.content.clone())).collect()
+        Ok(modules.map(|file| (file.path.clone(), file.content.clone())).collect())
     }
 
     /// Strips, and writes the records: the distribution as it is installed, with this bytecode, and

@@ -241,8 +241,8 @@ fn bytecode_is_in_the_record_and_in_the_figures() {
     )
     .unwrap();
     let all = Prune::new(["**"], "test").unwrap();
-    assert_eq!(laid_out.modules(&all).len(), 2);
-    let modules: Vec<_> = laid_out.modules(&rule).into_keys().collect();
+    assert_eq!(laid_out.modules(&all).unwrap().len(), 2);
+    let modules: Vec<_> = laid_out.modules(&rule).unwrap().into_keys().collect();
     let library = Scheme::for_base((3, 13)).purelib;
     assert_eq!(modules, [library.join("demo/__init__.py").unwrap()]);
     let path = library.join("demo/__pycache__/__init__.cpython-313.pyc").unwrap();
