@@ -40,9 +40,12 @@ mod support;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What everything is measured on, and one that shares nearly all of it.
+/// What everything is measured on, and the version before it, which shares all wheels but one.
 const CELL: &str = "2.47.0/python3.13/alpine3.24";
-const OTHER: &str = "2.46.0/python3.13/alpine3.24";
+const OTHER: &str = "2.46.7/python3.13/alpine3.24";
+
+/// What the program says of making a layer, with `--timings`.
+const LAYER: [&str; 2] = ["compress", "hash"];
 
 /// Runs of each command, unless `--runs` says another number.
 const RUNS: usize = 9;
@@ -57,6 +60,8 @@ struct Contender {
     command: String,
     /// Puts things as they should be before a run; not measured.
     before: String,
+    /// Lines of `--timings` whose sum is taken; the whole run's time if there are none.
+    lines: &'static [&'static str],
     runs: Vec<Run>,
     /// KiB
     peak: u64,
@@ -85,6 +90,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let outcome = match (arguments.next().as_deref(), arguments.next()) {
         (Some(measure::TIME), Some(command)) => measure::time_one(&command),
+        (Some(measure::LINES), Some(command)) => measure::lines_of_one(&command),
         (Some(measure::MEMORY), Some(command)) => measure::memory_of_one(&command),
         (Some(measure::BOUND), Some(tar)) => measure::bound(Path::new(&tar)),
         (Some("--runs"), Some(runs)) => {
@@ -124,7 +130,7 @@ fn bench(runs: usize) -> Result<String> {
         for round in 0..=runs {
             for contender in &mut case.contenders {
                 shell(&contender.before)?;
-                let run = measure::time(&contender.command)?;
+                let run = measure::time(&contender.command, contender.lines)?;
                 // The first round warms up.
                 if round > 0 {
                     contender.runs.push(run);
@@ -161,7 +167,7 @@ impl Scene {
         );
         let scene = Self { place: place.to_owned(), assemble, registry: registry.to_owned() };
         let ours = scene.ours("project");
-        for old in ["project", "pushed", "many", "large", "layout", "tree", "cells"] {
+        for old in ["project", "pushed", "many", "large", "plain", "layout", "tree", "cells"] {
             shell(&format!("rm -rf {}", at(old)))?;
         }
         shell(&format!(
@@ -172,6 +178,8 @@ impl Scene {
         ))?;
         // Pinned bases: a tag would be asked for in every run.
         shell(&format!("{ours} lock --base {CELL}"))?;
+        // Nothing of another bench's.
+        shell(&format!("rm -rf {}/layers", at("cache/keyed")))?;
         shell(&format!("{ours} {CELL} -o {}", at("first.tar")))?;
         shell(&format!("{ours} {CELL} --no-check -o {}", at("unchecked.tar")))?;
         // What the other cell finds: the results of this one.
@@ -188,7 +196,7 @@ impl Scene {
     /// The recipe with changes: pushed to the registry, with many cells, with a large layer.
     fn recipes(&self) -> Result<()> {
         let cell = format!("matrix/{CELL}");
-        for name in ["pushed", "many", "large"] {
+        for name in ["pushed", "many", "large", "plain"] {
             let (from, to) = (self.at("project"), self.at(name));
             shell(&format!(
                 "mkdir -p {to}/{cell} && cp -r {from}/layers {to}/ && \
@@ -209,14 +217,21 @@ impl Scene {
             shell(&format!("mkdir {many}/c{number} && cp {many}/lock.toml {many}/c{number}/"))?;
         }
         shell(&format!("rm {many}/lock.toml"))?;
-        self.edit(
-            "large",
-            &[("\"locust\", \"entrypoint\"", "\"locust\", \"large\", \"entrypoint\"")],
-        )?;
-        let large = self.at("large/layers/large");
-        shell(&format!("mkdir {large} && truncate -s 1G {large}/zeros"))?;
-        let text = "kind = \"files\"\n\n[[file]]\nfrom = \"zeros\"\nto = \"/zeros\"\n";
-        Ok(fs::write(format!("{large}/layer.toml"), text)?)
+        let large = self.add_layer("large")?;
+        shell(&format!("truncate -s 1G {large}"))?;
+        let plain = self.add_layer("plain")?;
+        shell(&format!("cp {} {plain}", self.at("tree.tar")))
+    }
+
+    /// Another layer of the recipe, with the recipe's name and one file; returns where that is to lie.
+    fn add_layer(&self, recipe: &str) -> Result<String> {
+        let added = format!("\"locust\", \"{recipe}\", \"entrypoint\"");
+        self.edit(recipe, &[("\"locust\", \"entrypoint\"", &added)])?;
+        let folder = self.at(&format!("{recipe}/layers/{recipe}"));
+        shell(&format!("mkdir {folder}"))?;
+        let text = "kind = \"files\"\n\n[[file]]\nfrom = \"file\"\nto = \"/file\"\n";
+        fs::write(format!("{folder}/layer.toml"), text)?;
+        Ok(format!("{folder}/file"))
     }
 
     fn edit(&self, recipe: &str, changes: &[(&str, &str)]) -> Result<()> {
@@ -266,13 +281,16 @@ impl Scene {
         let at = |name: &str| self.at(name);
         let ours = self.ours("project");
         let keyed = at("cache/keyed");
-        let forget = format!("cd {keyed} && rm -rf layers distributions parts");
+        let forget = format!("cd {keyed} && rm -rf layers distributions parts begins");
         let restore = format!("rm -rf {keyed} && cp -r {keyed}.kept {keyed}");
         let make = |name, cell: &str, flags: &str, before: &str| {
             contender(name, format!("{ours} {cell} {flags} -o {}", at("out.tar")), before)
         };
         let bound =
             format!("{} {} {}", std::env::current_exe()?.display(), measure::BOUND, at("tree.tar"));
+        // The layer with the distributions is known, the one with the file is not.
+        let plain = self.ours("plain");
+        let plain = format!("{plain} {CELL} --no-check --timings -o {}", at("plain.tar"));
         let nothing = "true";
         Ok(vec![
             Case {
@@ -309,6 +327,16 @@ impl Scene {
                 name: "first assembly, wheels cached",
                 contenders: [
                     make("assemble", CELL, "--no-check", &forget),
+                    Contender {
+                        name: "assemble, its layer",
+                        lines: &LAYER,
+                        ..make("", CELL, "--no-check --timings", &forget)
+                    },
+                    Contender {
+                        name: "assemble, a layer of a file",
+                        lines: &LAYER,
+                        ..contender("", plain, &restore)
+                    },
                     contender("bound", bound, nothing),
                 ]
                 .into_iter()
@@ -316,7 +344,8 @@ impl Scene {
                 .collect(),
                 targets: vec![
                     Target::Times("assemble", "crane", 1.0),
-                    Target::Times("assemble", "bound", 1.3),
+                    Target::Times("assemble, its layer", "bound", 1.3),
+                    Target::Times("assemble, a layer of a file", "bound", 1.3),
                 ],
             },
             Case {
@@ -343,7 +372,8 @@ impl Scene {
     /// Registries, many cells, large layers.
     fn further_cases(&self) -> Vec<Case> {
         let nothing = "true";
-        let forget = format!("cd {} && rm -rf layers distributions parts", self.at("cache/keyed"));
+        let keyed = self.at("cache/keyed");
+        let forget = format!("cd {keyed} && rm -rf layers distributions parts begins");
         vec![
             Case {
                 name: "push, nothing new",
@@ -489,7 +519,7 @@ impl Scene {
 }
 
 fn contender(name: &'static str, command: String, before: &str) -> Contender {
-    Contender { name, command, before: before.to_owned(), runs: Vec::new(), peak: 0 }
+    Contender { name, command, before: before.to_owned(), lines: &[], runs: Vec::new(), peak: 0 }
 }
 
 /// Those whose program is on `PATH`.

@@ -14,6 +14,8 @@ use crate::Result;
 
 /// How this program is told to run a command and to say what it took.
 pub(crate) const TIME: &str = "--time-one";
+/// How it is told to run one and to say what that said of its time.
+pub(crate) const LINES: &str = "--lines-of-one";
 /// How it is told to run one and to say its peak memory, without that of its own children.
 pub(crate) const MEMORY: &str = "--memory-of-one";
 /// How it is told to do what no program that makes a layer of a tar can do without.
@@ -30,8 +32,20 @@ pub(crate) struct Run {
     pub(crate) cpu: Duration,
 }
 
-/// Runs the command, in a process that measures it.
-pub(crate) fn time(command: &str) -> Result<Run> {
+/// Runs the command, in a process that measures it; `lines` are those of `--timings` whose sum is taken
+/// for the wall's, if there are any.
+pub(crate) fn time(command: &str, lines: &[&str]) -> Result<Run> {
+    if !lines.is_empty() {
+        let text = said(LINES, command)?;
+        let mut sum = 0.0;
+        for line in lines {
+            let found =
+                text.lines().find_map(|one| one.strip_prefix(line)?.trim().strip_suffix("ms"));
+            let found = found.ok_or_else(|| format!("{command} says nothing of {line}: {text}"))?;
+            sum += found.trim().parse::<f64>()?;
+        }
+        return Ok(Run { wall: Duration::from_secs_f64(sum / 1e3), cpu: Duration::ZERO });
+    }
     let [wall, cpu] = numbers(TIME, command)?[..] else { return Err(command.into()) };
     Ok(Run { wall: Duration::from_nanos(wall), cpu: Duration::from_nanos(cpu) })
 }
@@ -42,12 +56,16 @@ pub(crate) fn memory(command: &str) -> Result<u64> {
     Ok(peak)
 }
 
-fn numbers(how: &str, command: &str) -> Result<Vec<u64>> {
+fn said(how: &str, command: &str) -> Result<String> {
     let output = Command::new(std::env::current_exe()?)
         .args([how, command])
         .stdin(Stdio::null())
         .output()?;
-    let text = String::from_utf8(output.stdout)?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn numbers(how: &str, command: &str) -> Result<Vec<u64>> {
+    let text = said(how, command)?;
     let numbers = text.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>();
     numbers.map_err(|_text| format!("{command}: {text}").into())
 }
@@ -72,6 +90,13 @@ pub(crate) fn time_one(command: &str) -> Result<String> {
     let times = [usage.user_time(), usage.system_time()];
     let cpu: i64 = times.iter().map(|time| time.tv_sec() * 1_000_000 + time.tv_usec()).sum();
     Ok(format!("{} {}", wall.as_nanos(), cpu * 1000))
+}
+
+/// What it wrote to its standard error.
+pub(crate) fn lines_of_one(command: &str) -> Result<String> {
+    let output = child(command)?.output()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(text) } else { Err(text.into()) }
 }
 
 /// KiB. It is looked at until the command ends: its last moment may be missed.
