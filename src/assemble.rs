@@ -149,9 +149,8 @@ async fn assemble_platform(
     let cell = &request.cell;
     let base = stand_on(request, platform, world).await?;
     let plan = plan::plan(request, &base).doing(|| format!("plan {}", cell.path))?;
-    let made = layers::build(&plan, request, &base, world)
-        .await
-        .doing(|| format!("make the layers of {} for {platform}", cell.path))?;
+    let making = || format!("make the layers of {} for {platform}", cell.path);
+    let made = layers::build(&plan, request, &base, world).await.doing(making)?;
     let base_comes_here =
         request.destinations.iter().any(Destination::is_on_disk) || request.check == Check::Start;
     if base_comes_here {
@@ -165,9 +164,13 @@ async fn assemble_platform(
     let with_files = request.check != Check::Off;
     let overridden = plan.deviations.overridden();
     let expected = gate::Expected { target: &target, os: cell.os(), overridden: &overridden };
-    let checking = gate::check(&made.layers, &base, &expected, with_files, world);
-    let checked = Work::Check.time(&*world.progress, checking).await.doing(doing)?;
-    let image = image::stack(&base, &made.layers, &plan.config, &plan.annotations, plan.created)
+    let checking = gate::check(made.outlines(), &base, &expected, with_files, world);
+    let checking = Work::Check.time(&*world.progress, checking);
+    let built = made.built.clone();
+    // What a layer holds is known before its bytes are in one place.
+    let (layers, checked) = tokio::join!(made.join(world), checking);
+    let (layers, checked) = (layers.doing(making)?, checked.doing(doing)?);
+    let image = image::stack(&base, &layers, &plan.config, &plan.annotations, plan.created)
         .doing(|| format!("stack the image of {} for {platform}", cell.path))?;
     let start = match (request.check, &plan.start_check) {
         (Check::Off, _) => Start::NotRun("--no-check".into()),
@@ -188,9 +191,9 @@ async fn assemble_platform(
         base: base.reference.with_digest(base.digest).to_string(),
         base_pinned: plan.base.pinned,
         size: image.size(),
-        added_size: made.layers.iter().map(|layer| layer.descriptor.size()).sum(),
-        added_uncompressed_size: made.layers.iter().map(|l| l.uncompressed_size).sum(),
-        built: made.built,
+        added_size: layers.iter().map(|layer| layer.descriptor.size()).sum(),
+        added_uncompressed_size: layers.iter().map(|layer| layer.uncompressed_size).sum(),
+        built,
         checked,
         start,
     };
@@ -293,9 +296,9 @@ pub async fn weigh(request: &Request, platform: &Platform, world: &World) -> Res
     let made = layers::build(&plan, request, &base, world).await.doing(doing)?;
     base::fetch_layers(&base, world).await.doing(doing)?;
     let store = world.store.clone();
-    on_thread(move || size::weigh(&plan, &base, &made.layers, &made.installed, &store))
-        .await
-        .doing(doing)
+    let installed = made.installed.clone();
+    let layers = made.join(world).await.doing(doing)?;
+    on_thread(move || size::weigh(&plan, &base, &layers, &installed, &store)).await.doing(doing)
 }
 
 async fn stand_on(request: &Request, platform: &Platform, world: &World) -> Result<Base> {

@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::elf::Elf;
 use super::error::Error;
 use super::read::read_layer;
-use crate::layers::archive::Parts;
-use crate::oci::Digest;
+use crate::layers::Outline;
 use crate::store::{self, Store};
 
 /// Linux follows no more links than this in one path.
@@ -72,24 +71,13 @@ pub struct Inventory {
     nodes: BTreeMap<String, Node>,
 }
 
-/// A layer in the store.
-#[derive(Clone, Debug)]
-pub struct StoredLayer {
-    /// Of the compressed bytes.
-    pub digest: Digest,
-    /// Of the tar.
-    pub diff_id: Digest,
-    /// What it was put together of, if that is known.
-    pub parts: Option<Parts>,
-}
-
 impl Inventory {
     /// Reads layers, bottom first. It blocks.
     ///
     /// # Errors
     /// [`Error::Absent`] names a layer that was never read and is not in the store; or a layer is no
     /// tar, or the disk said no.
-    pub fn of(layers: &[StoredLayer], store: &Store) -> Result<Self, Error> {
+    pub fn of(layers: &[Outline], store: &Store) -> Result<Self, Error> {
         let mut inventory = Self::default();
         for layer in layers {
             inventory.apply(read_layer(layer, store)?);
@@ -219,14 +207,14 @@ pub(super) fn parts(path: &str) -> impl DoubleEndedIterator<Item = &str> {
 ///
 /// # Errors
 /// A digest of the manifest cannot be checked.
-pub fn layers_of(base: &crate::base::Base) -> Result<Vec<StoredLayer>, Error> {
+pub fn layers_of(base: &crate::base::Base) -> Result<Vec<Outline>, Error> {
     base.manifest
         .layers()
         .iter()
         .zip(&base.diff_ids)
         .map(|(layer, diff_id)| {
             let digest = crate::oci::descriptor_digest(layer)?;
-            Ok(StoredLayer { digest, diff_id: *diff_id, parts: None })
+            Ok(Outline { digest: Some(digest), diff_id: *diff_id, parts: None })
         })
         .collect()
 }
@@ -266,17 +254,17 @@ mod tests {
     fn stacked(layers: &[&[(&str, char, &str)]]) -> Inventory {
         let folder = tempfile::TempDir::new().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let layers: Vec<StoredLayer> = layers
+        let layers: Vec<Outline> = layers
             .iter()
             .map(|entries| {
                 let digest = store.put(&tar(entries)).unwrap();
-                StoredLayer { digest, diff_id: digest, parts: None }
+                Outline { digest: Some(digest), diff_id: digest, parts: None }
             })
             .collect();
         let found = Inventory::of(&layers, &store).unwrap();
         // The records are enough.
         for layer in &layers {
-            fs::remove_file(store.blob_path(&layer.digest)).unwrap();
+            fs::remove_file(store.blob_path(&layer.digest.unwrap())).unwrap();
         }
         assert_eq!(Inventory::of(&layers, &store).unwrap(), found);
         found
@@ -341,8 +329,8 @@ mod tests {
         tree.insert(path("/opt/b/large.so"), link).unwrap();
         let made = crate::layers::write(&tree, "test", &store, 2).unwrap();
         let digest = crate::oci::descriptor_digest(&made.descriptor).unwrap();
-        let by_parts = StoredLayer { digest, diff_id: made.diff_id, parts: made.parts };
-        let whole = StoredLayer { parts: None, ..by_parts.clone() };
+        let by_parts = Outline { digest: Some(digest), diff_id: made.diff_id, parts: made.parts };
+        let whole = Outline { parts: None, ..by_parts.clone() };
         fs::remove_file(store.blob_path(&digest)).unwrap();
         let read = Inventory::of(std::slice::from_ref(&by_parts), &store).unwrap();
         // Only folders and links are read again.
@@ -364,8 +352,8 @@ mod tests {
     fn what_is_not_here_is_none() {
         let folder = tempfile::TempDir::new().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let absent = Digest::of(b"absent");
-        let layer = StoredLayer { digest: absent, diff_id: absent, parts: None };
+        let absent = crate::oci::Digest::of(b"absent");
+        let layer = Outline { digest: Some(absent), diff_id: absent, parts: None };
         assert!(matches!(Inventory::of(&[layer], &store), Err(Error::Absent(_))));
     }
 }

@@ -11,7 +11,7 @@ use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{self, Base};
-use crate::layers::Layer;
+use crate::layers::Outline;
 use crate::oci::{Descriptor, Digest, Platform, descriptor_digest};
 use crate::python::target::Target;
 use crate::store;
@@ -30,7 +30,7 @@ pub mod requirements;
 pub mod system;
 
 pub use error::{Error, Finding};
-use inventory::{Inventory, StoredLayer};
+use inventory::Inventory;
 use system::System;
 
 /// Records of what was found good are kept under this name. A key is over all that went in and
@@ -80,20 +80,13 @@ pub fn target(python: &str, os: &str, base: &Base) -> Result<Target, Error> {
 /// what it says, [`Error::Unmet`] each requirement that is not met; [`Error::OtherOs`] if the base is
 /// not the OS of the target; or a layer cannot be had or read.
 pub async fn check(
-    layers: &[Layer],
+    layers: Vec<Outline>,
     base: &Base,
     cell: &Expected<'_>,
     with_files: bool,
     world: &World,
 ) -> Result<Report, Error> {
     let Expected { target, os, .. } = *cell;
-    let layers = layers
-        .iter()
-        .map(|layer| {
-            let digest = descriptor_digest(&layer.descriptor)?;
-            Ok(StoredLayer { digest, diff_id: layer.diff_id, parts: layer.parts.clone() })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
     let of_base = inventory::layers_of(base)?;
     let key = verdict_key(&layers, &of_base, cell, with_files);
     if let Some(record) = world.store.record(VERDICTS, &key)?
@@ -118,8 +111,8 @@ pub async fn check(
 
 /// Over all that the verdict depends on; only good ones are kept.
 fn verdict_key(
-    ours: &[StoredLayer],
-    below: &[StoredLayer],
+    ours: &[Outline],
+    below: &[Outline],
     cell: &Expected<'_>,
     with_files: bool,
 ) -> Digest {
@@ -130,11 +123,7 @@ fn verdict_key(
 }
 
 /// What lies in the base, whose layers are fetched if that is not known.
-async fn read_base(
-    layers: Vec<StoredLayer>,
-    base: &Base,
-    world: &World,
-) -> Result<Inventory, Error> {
+async fn read_base(layers: Vec<Outline>, base: &Base, world: &World) -> Result<Inventory, Error> {
     // Cells that stand on the same base read it once.
     let _turn = world.store.turn("inventory", &base::rootfs::key(&base.diff_ids)).await;
     match read(layers.clone(), world).await {
@@ -194,7 +183,7 @@ pub async fn check_image(
         .iter()
         .map(|(layer, diff_id)| {
             let digest = descriptor_digest(layer)?;
-            Ok(StoredLayer { digest, diff_id: *diff_id, parts: None })
+            Ok(Outline { digest: Some(digest), diff_id: *diff_id, parts: None })
         })
         .collect::<Result<Vec<_>, Error>>()?;
     let (below, ours) = layers.split_at(layers.len().saturating_sub(own));
@@ -219,7 +208,7 @@ pub async fn check_image(
     judge(&ours, &below, &system, (&target, overridden), true)
 }
 
-async fn read(layers: Vec<StoredLayer>, world: &World) -> Result<Inventory, Error> {
+async fn read(layers: Vec<Outline>, world: &World) -> Result<Inventory, Error> {
     let store = world.store.clone();
     on_thread(move || Inventory::of(&layers, &store)).await
 }

@@ -7,7 +7,8 @@ use fs_err as fs;
 
 use super::elf;
 use super::error::Error;
-use super::inventory::{File, Layer, Node, StoredLayer, parts};
+use super::inventory::{File, Layer, Node, parts};
+use crate::layers::Outline;
 use crate::layers::archive::{self, Part, Parts};
 use crate::oci::decompress::decompress;
 use crate::oci::digest::DigestWriter;
@@ -36,7 +37,7 @@ impl File {
 }
 
 /// What a layer in the store holds: by its record, or read now.
-pub(super) fn read_layer(layer: &StoredLayer, store: &Store) -> Result<Layer, Error> {
+pub(super) fn read_layer(layer: &Outline, store: &Store) -> Result<Layer, Error> {
     if let Some(record) = store.record(RECORDS, &layer.diff_id)?
         && let Ok(known) = serde_json::from_slice(&record)
     {
@@ -46,11 +47,13 @@ pub(super) fn read_layer(layer: &StoredLayer, store: &Store) -> Result<Layer, Er
     if let Some(Ok(read)) = layer.parts.as_ref().map(|parts| read_parts(parts, store)) {
         return Ok(read);
     }
-    if !store.verify(&layer.digest)? {
-        return Err(Error::Absent(layer.digest));
+    // One that is not stored yet has parts only.
+    let digest = layer.digest.ok_or(Error::Absent(layer.diff_id))?;
+    if !store.verify(&digest)? {
+        return Err(Error::Absent(digest));
     }
-    let unreadable = |source| Error::Layer { layer: layer.digest, source };
-    let blob = fs::File::open(store.blob_path(&layer.digest)).map_err(unreadable)?;
+    let unreadable = |source| Error::Layer { layer: digest, source };
+    let blob = fs::File::open(store.blob_path(&digest)).map_err(unreadable)?;
     let tar = decompress(BufReader::new(blob)).map_err(unreadable)?;
     let mut reader = Reader::default();
     reader.read(tar).map_err(unreadable)?;

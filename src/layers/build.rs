@@ -11,31 +11,91 @@ use super::bytecode::Compiler;
 use super::installing::lay_out;
 use super::path::ContainerPath;
 use super::{
-    Error, Files, Found, Installed, Layer, Modules, Options, Scheme, Treatment, Tree, WheelFile,
-    archive, files, kept, python,
+    Error, Files, Found, Installed, Layer, Modules, Options, Outline, Python, Scheme, Treatment,
+    Tree, WheelFile, archive, files, kept, python,
 };
 use crate::base::{self, Base};
-use crate::oci::Digest;
+use crate::oci::{Digest, descriptor_digest};
 use crate::plan::{Content, Plan};
 use crate::recipe::layer::{self as recipe, parse_mode, parse_owner};
 use crate::request::Request;
+use crate::store::Turn;
 use crate::world::{Work, World, on_thread};
 
 /// Downloads wait for servers, not for processors: at least this many at once.
 const LEAST_DOWNLOADS: usize = 8;
 
 /// All layers of a plan, and how its sdists became wheels.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Made {
     /// Bottom first.
-    pub layers: Vec<Layer>,
+    layers: Vec<Begun>,
     /// Sorted by name.
     pub built: Vec<Built>,
     /// What became of each distribution, sorted by name and version.
     pub installed: Vec<Installed>,
 }
 
-/// Makes every layer of the plan.
+/// A layer whose tar is known.
+#[derive(Debug)]
+enum Begun {
+    Stored(Box<Layer>),
+    Compressed(Box<Compressed>),
+}
+
+/// A layer in pieces.
+#[derive(Debug)]
+struct Compressed {
+    made: Python,
+    created_by: String,
+    key: Digest,
+    /// Nobody else makes it meanwhile.
+    _turn: Turn,
+}
+
+impl Made {
+    /// What is known of the layers by now, bottom first.
+    pub fn outlines(&self) -> Vec<Outline> {
+        let outline = |layer: &Begun| match layer {
+            Begun::Stored(layer) => Outline {
+                digest: descriptor_digest(&layer.descriptor).ok(),
+                diff_id: layer.diff_id,
+                parts: layer.parts.clone(),
+            },
+            Begun::Compressed(layer) => {
+                let archive::Compressed { parts, diff_id, .. } = &layer.made.compressed;
+                Outline { digest: None, diff_id: *diff_id, parts: Some(parts.clone()) }
+            }
+        };
+        self.layers.iter().map(outline).collect()
+    }
+
+    /// Puts the layers together; bottom first.
+    ///
+    /// # Errors
+    /// The store cannot be written, or a part is not there any more.
+    pub async fn join(self, world: &World) -> Result<Vec<Layer>, Error> {
+        let mut layers = Vec::new();
+        for layer in self.layers {
+            layers.push(match layer {
+                Begun::Stored(layer) => *layer,
+                Begun::Compressed(layer) => {
+                    let store = world.store.clone();
+                    let joining = on_thread(move || {
+                        let Compressed { made, created_by, key, _turn } = *layer;
+                        let (layer, installed) = made.layer(&created_by, &store)?;
+                        kept::keep_layer(&key, &layer, &installed, &store)?;
+                        Ok::<_, Error>(layer)
+                    });
+                    Work::Hash.time(&*world.progress, joining).await?
+                }
+            });
+        }
+        Ok(layers)
+    }
+}
+
+/// Makes every layer of the plan; what is left to do is to put their bytes together.
 ///
 /// # Errors
 /// A file cannot be had or is not what the lock says, an sdist cannot be built, or a layer's files
@@ -79,7 +139,8 @@ pub async fn build(
             Content::Files(content) => {
                 let content = read_files(content, &brick.folder)?;
                 let tree = files(&planned.name, &content)?;
-                files_layer(tree, &planned.name, created_by, world).await?
+                let layer = files_layer(tree, &planned.name, created_by, world).await?;
+                Begun::Stored(Box::new(layer))
             }
         });
     }
@@ -94,7 +155,7 @@ async fn python_layer(
     created_by: &str,
     base: &Base,
     world: &World,
-) -> Result<(Layer, Vec<Installed>), Error> {
+) -> Result<(Begun, Vec<Installed>), Error> {
     let treatment = Treatment::of(&plan.deviations)?;
     let compiler = treatment.bytecode.is_some().then(|| Compiler {
         python: plan.base.python_minor(),
@@ -104,9 +165,10 @@ async fn python_layer(
         Options { scheme: Scheme::for_base(plan.base.python_minor()), treatment, compiler };
     let key = kept::layer_key(&wheels, &options);
     // Cells that want the same layer at the same time: one makes it, the others find it.
-    let _turn = world.store.turn("layer", &key).await;
-    let (layer, installed) = if let Some(kept) = kept::layer(&key, created_by, &world.store)? {
-        kept
+    let turn = world.store.turn("layer", &key).await;
+    let kept = kept::layer(&key, created_by, &world.store)?;
+    let (layer, installed) = if let Some((layer, installed)) = kept {
+        (Begun::Stored(Box::new(layer)), installed)
     } else {
         // What an earlier run made of a wheel is enough.
         let mut found = find(&wheels, &options, world).await?;
@@ -118,7 +180,7 @@ async fn python_layer(
         world.progress.step("installing and compressing");
         let mut bytecode = BTreeMap::new();
         let made = loop {
-            match join(found, &options, &bytecode, created_by, world).await {
+            match install(found, &options, &bytecode, world).await {
                 Err(Error::Uncompiled { wheels: names }) => {
                     let uncompiled = wheels.iter().filter(|wheel| names.contains(&wheel.name));
                     let uncompiled: Vec<_> = uncompiled.cloned().collect();
@@ -135,8 +197,10 @@ async fn python_layer(
             }
             found = find(&wheels, &options, world).await?;
         };
-        kept::keep_layer(&key, &made.0, &made.1, &world.store)?;
-        made
+        let installed = made.installed.clone();
+        let created_by = created_by.to_owned();
+        let compressed = Compressed { made, created_by, key, _turn: turn };
+        (Begun::Compressed(Box::new(compressed)), installed)
     };
     for notice in installed.iter().flat_map(|figures| &figures.notices) {
         world.progress.notice(notice);
@@ -184,21 +248,17 @@ async fn compile(
     Ok(made)
 }
 
-/// The layer and the figures of its distributions.
-async fn join(
+/// Installs the wheels, and compresses what they bring.
+async fn install(
     found: Found,
     options: &Options,
     bytecode: &BTreeMap<PackageName, Modules>,
-    created_by: &str,
     world: &World,
-) -> Result<(Layer, Vec<Installed>), Error> {
+) -> Result<Python, Error> {
     let (options, bytecode) = (options.clone(), bytecode.clone());
     let (store, parallel) = (world.store.clone(), world.parallel);
     let installing = on_thread(move || python(found, &options, &bytecode, &store, parallel));
-    let made = Work::Compress.time(&*world.progress, installing).await?;
-    let (store, created_by) = (world.store.clone(), created_by.to_owned());
-    let joining = on_thread(move || made.layer(&created_by, &store));
-    Work::Hash.time(&*world.progress, joining).await
+    Work::Compress.time(&*world.progress, installing).await
 }
 
 async fn files_layer(

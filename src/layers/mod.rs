@@ -55,6 +55,17 @@ pub struct Layer {
     pub parts: Option<archive::Parts>,
 }
 
+/// What is known of a layer before its bytes are stored.
+#[derive(Clone, Debug)]
+pub struct Outline {
+    /// Over the compressed bytes, if an earlier run stored them.
+    pub digest: Option<Digest>,
+    /// The digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// What this run compressed for it.
+    pub parts: Option<archive::Parts>,
+}
+
 /// How distributions are installed, and what is done to them on their way into a layer.
 #[derive(Clone, Debug)]
 pub struct Options {
