@@ -38,11 +38,14 @@ pub(crate) fn time(command: &str, lines: &[&str]) -> Result<Run> {
     if !lines.is_empty() {
         let text = said(LINES, command)?;
         let mut sum = 0.0;
-        for line in lines {
-            let found =
-                text.lines().find_map(|one| one.strip_prefix(line)?.trim().strip_suffix("ms"));
-            let found = found.ok_or_else(|| format!("{command} says nothing of {line}: {text}"))?;
-            sum += found.trim().parse::<f64>()?;
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            if words.next().is_some_and(|word| lines.contains(&word)) {
+                sum += words.next().unwrap_or_default().parse::<f64>()?;
+            }
+        }
+        if sum <= 0.0 {
+            return Err(format!("{command} says nothing of {lines:?}: {text}").into());
         }
         return Ok(Run { wall: Duration::from_secs_f64(sum / 1e3), cpu: Duration::ZERO });
     }
