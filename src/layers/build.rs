@@ -40,12 +40,12 @@ pub struct Made {
 #[derive(Debug)]
 enum Begun {
     Stored(Box<Layer>),
-    Compressed(Box<Compressed>),
+    Pieces(Box<Pieces>),
 }
 
 /// A layer in pieces.
 #[derive(Debug)]
-struct Compressed {
+struct Pieces {
     made: Python,
     created_by: String,
     key: Digest,
@@ -62,7 +62,7 @@ impl Made {
                 diff_id: layer.diff_id,
                 parts: layer.parts.clone(),
             },
-            Begun::Compressed(layer) => {
+            Begun::Pieces(layer) => {
                 let archive::Compressed { parts, diff_id, .. } = &layer.made.compressed;
                 Outline { digest: None, diff_id: *diff_id, parts: Some(parts.clone()) }
             }
@@ -79,10 +79,10 @@ impl Made {
         for layer in self.layers {
             layers.push(match layer {
                 Begun::Stored(layer) => *layer,
-                Begun::Compressed(layer) => {
+                Begun::Pieces(layer) => {
                     let store = world.store.clone();
                     let joining = on_thread(move || {
-                        let Compressed { made, created_by, key, _turn } = *layer;
+                        let Pieces { made, created_by, key, _turn } = *layer;
                         let (layer, installed) = made.layer(&created_by, &store)?;
                         kept::keep_layer(&key, &layer, &installed, &store)?;
                         Ok::<_, Error>(layer)
@@ -199,8 +199,8 @@ async fn python_layer(
         };
         let installed = made.installed.clone();
         let created_by = created_by.to_owned();
-        let compressed = Compressed { made, created_by, key, _turn: turn };
-        (Begun::Compressed(Box::new(compressed)), installed)
+        let pieces = Pieces { made, created_by, key, _turn: turn };
+        (Begun::Pieces(Box::new(pieces)), installed)
     };
     for notice in installed.iter().flat_map(|figures| &figures.notices) {
         world.progress.notice(notice);

@@ -226,8 +226,7 @@ pub fn cached(request: &BuildRequest, store: &Store) -> Result<Option<BuiltWheel
     let Ok(record) = serde_json::from_slice::<Record>(&record) else {
         return Ok(None);
     };
-    // Whoever installs it verifies it.
-    if !store.blob_path(&record.wheel).exists() {
+    if !store.verify(&record.wheel)? {
         return Ok(None);
     }
     Ok(Some(BuiltWheel {
