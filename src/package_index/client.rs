@@ -7,6 +7,7 @@ use fs_err as fs;
 use pep508_rs::PackageName;
 use reqwest::StatusCode;
 use reqwest::header::{self, HeaderMap, HeaderValue};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::cached_page::CachedPage;
@@ -46,7 +47,12 @@ struct Inner {
     pages: Memo<(usize, PackageName), Option<Arc<Project>>>,
     metadata: Memo<String, Arc<CoreMetadata>>,
     files: Memo<String, (Digest, u64)>,
+    /// Pages that may be in memory before they are parsed: some have megabytes.
+    whole_pages: Semaphore,
 }
+
+/// As many pages are asked for and parsed at once.
+const PAGES_AT_ONCE: usize = 8;
 
 impl Client {
     /// A client that asks `config`'s indexes by `http` and keeps files and metadata in `store`.
@@ -63,6 +69,7 @@ impl Client {
                 pages: Memo::default(),
                 metadata: Memo::default(),
                 files: Memo::default(),
+                whole_pages: Semaphore::new(PAGES_AT_ONCE),
             }),
         }
     }
@@ -187,6 +194,7 @@ impl Client {
         url.set_path(&format!("{}{name}/", url.path()));
         pages
             .get((index, name.clone()), async {
+                let _permit = self.inner.whole_pages.acquire().await;
                 let Some((cached, body)) = Box::pin(self.page_bytes(&url)).await? else {
                     return Ok(None);
                 };
