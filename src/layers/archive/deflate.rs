@@ -37,6 +37,7 @@ pub(super) const LAST_BLOCK: [u8; 2] = [3, 0];
 /// Compresses pieces; for one thread.
 pub(super) struct Packer {
     compressor: Compressor,
+    /// Never shorter than it was: what is behind a piece is nothing.
     packed: Vec<u8>,
     /// What the packed bytes are when they are read.
     again: Vec<u8>,
@@ -54,23 +55,26 @@ impl Packer {
     /// Blocks that refer to nothing before them, end on a byte boundary, and are not the last of their
     /// stream. The same for the same piece, on every machine.
     pub(super) fn pack(&mut self, piece: &[u8]) -> io::Result<&[u8]> {
-        self.packed.resize(self.compressor.deflate_compress_bound(piece.len()), 0);
-        let size = self
+        let most = self.compressor.deflate_compress_bound(piece.len()) + 1 + EMPTY.len();
+        if self.packed.len() < most {
+            self.packed.resize(most, 0);
+        }
+        let mut size = self
             .compressor
             .deflate_compress(piece, &mut self.packed)
             .map_err(|error| io::Error::other(error.to_string()))?;
-        self.packed.truncate(size);
         self.again.resize(piece.len(), 0);
-        let unused = open_end(&mut self.packed, &mut self.again)
+        let unused = open_end(&mut self.packed[..size], &mut self.again)
             .filter(|_| self.again == piece)
             .ok_or_else(|| io::Error::other("what was compressed cannot be read again"))?;
         // A block's header has three bits, and a stored one begins at the byte behind it. Unused bits
         // are zero, as such a header is.
         if unused < 3 {
-            self.packed.push(0);
+            self.packed[size] = 0;
+            size += 1;
         }
-        self.packed.extend_from_slice(&EMPTY);
-        Ok(&self.packed)
+        self.packed[size..][..EMPTY.len()].copy_from_slice(&EMPTY);
+        Ok(&self.packed[..size + EMPTY.len()])
     }
 }
 

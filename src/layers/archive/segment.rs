@@ -55,10 +55,8 @@ impl Segment {
 fn keep(piece: &[u8], packer: &mut Packer, store: &Store) -> Result<Segment, Error> {
     let failed = |source| Error::Write { path: store.root().to_owned(), source };
     let bytes = packer.pack(piece).map_err(failed)?;
-    let mut writer = store.writer()?;
-    writer.write_all(bytes).map_err(failed)?;
-    let (digest, size) = writer.commit_unsynced()?;
-    let uncompressed = piece.len() as u64;
+    let digest = store.put_unsynced(bytes)?;
+    let (size, uncompressed) = (bytes.len() as u64, piece.len() as u64);
     Ok(Segment { digest, size, crc32: crc32fast::hash(piece), uncompressed })
 }
 
