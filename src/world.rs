@@ -1,7 +1,10 @@
 //! The handles to the world that a run holds: no decisions here.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::oci::Platform;
@@ -47,8 +50,39 @@ pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         // Nobody gives such work up, so that is all that can have happened.
-        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        Err(failed) => resume_unwind(failed.into_panic()),
     }
+}
+
+/// Does `work` for each number below `count`, on at most `parallel` threads; returns the results in
+/// their order.
+pub fn side_by_side<T: Send>(
+    count: usize,
+    parallel: usize,
+    work: impl Fn(usize) -> T + Sync,
+) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return done;
+            }
+            done.push((number, work(number)));
+        }
+    };
+    let mut done = thread::scope(|scope| {
+        // This thread is one of them.
+        let others: Vec<_> = (1..parallel.min(count)).map(|_| scope.spawn(run)).collect();
+        let mut done = run();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// What a run tells the person while it works. Only `cli` prints; rooms report.

@@ -7,10 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use fs_err as fs;
 use serde_json::{Value, json};
@@ -21,7 +18,7 @@ use crate::oci::digest::DigestWriter;
 use crate::oci::{Descriptor, Digest, Reference, descriptor_digest, media_type};
 use crate::request::Destination;
 use crate::store::Store;
-use crate::world::{Work, World, on_thread};
+use crate::world::{Work, World, on_thread, side_by_side};
 
 pub mod archive;
 pub mod error;
@@ -203,28 +200,19 @@ fn for_each_blob(
 ) -> Result<u64, Error> {
     let mut queue: Vec<_> = blobs.iter().collect();
     queue.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size()));
-    let next = AtomicUsize::new(0);
-    let run = || {
-        let mut done = Vec::new();
-        let reader = writers.map(Writers::reader);
-        while let Some((digest, blob)) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
-            done.push((*digest, work(digest, blob)));
+    let threads = parallel.min(queue.len());
+    let helps = if writers.is_some() { threads } else { 0 };
+    let done = side_by_side(queue.len() + helps, threads, |number| {
+        if let Some((digest, blob)) = queue.get(number) {
+            let _reader = writers.map(Writers::reader);
+            return Some((**digest, work(digest, blob)));
         }
-        drop(reader);
         if let Some(writers) = writers {
             writers.help();
         }
-        done
-    };
-    let mut done = thread::scope(|scope| {
-        // This thread is one of them.
-        let others: Vec<_> = (1..parallel.min(queue.len())).map(|_| scope.spawn(run)).collect();
-        let mut done = run();
-        for other in others {
-            done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        }
-        done
+        None
     });
+    let mut done: Vec<_> = done.into_iter().flatten().collect();
     done.sort_by_key(|(digest, _)| *digest);
     done.into_iter().map(|(_, result)| result).sum()
 }

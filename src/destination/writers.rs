@@ -19,7 +19,7 @@ pub(super) struct Writers<'a> {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Threads that have blobs to hash.
+    /// Blobs that are being hashed.
     readers: usize,
     /// Threads that wait for something to write.
     idle: usize,
@@ -29,7 +29,7 @@ struct State {
     failed: Option<io::Error>,
 }
 
-/// A thread that has blobs to hash, until it is dropped.
+/// A blob that is being hashed, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Reader<'a>(&'a Writers<'a>);
 

@@ -7,13 +7,13 @@ use pep508_rs::PackageName;
 
 use super::archive::{self, Compressed, Section, Segment};
 use super::kept::{self, Distribution};
-use super::side_by_side::side_by_side;
 use super::tree::{Known, Node};
 use super::{
     Error, Installed, LaidOut, Layer, Modules, Options, Treatment, Tree, WheelFile, wheel,
 };
 use crate::oci::Digest;
 use crate::store::Store;
+use crate::world::side_by_side;
 
 /// Wheels whose files stay at hand between being installed and being compressed; each holds up to three
 /// files open, and a process may hold 1024. What is beyond is installed again.

@@ -18,7 +18,6 @@ pub mod path;
 pub mod prune;
 pub mod scheme;
 pub mod sdist;
-mod side_by_side;
 mod strip;
 pub mod treatment;
 pub mod tree;

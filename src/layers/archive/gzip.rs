@@ -24,7 +24,10 @@ const PIECES: usize = 2;
 
 /// Puts a layer together: segments are read and verified on one thread, and hashed and written on
 /// another.
-pub(super) fn join(
+///
+/// # Errors
+/// The store cannot be written, or a segment is gone or damaged: then it is removed.
+pub(in crate::layers) fn join(
     compressed: Compressed,
     created_by: &str,
     store: &Store,

@@ -35,6 +35,7 @@ mod deflate;
 mod gzip;
 mod segment;
 
+pub(super) use gzip::join;
 pub(super) use segment::Section;
 pub use segment::{Part, Parts, Segment, read};
 
@@ -181,18 +182,6 @@ fn begin_of(sections: &[Section<'_>], store: &Store) -> Result<Option<segment::H
     }
     let state = kept::begin(&begin, store)?;
     Ok(state.and_then(|state| segment::Hashed::resume(io::sink(), &state)))
-}
-
-/// Makes a layer of what is compressed.
-///
-/// # Errors
-/// The store cannot be written, or a segment is gone or damaged: then it is removed.
-pub(super) fn join(
-    compressed: Compressed,
-    created_by: &str,
-    store: &Store,
-) -> Result<Layer, Error> {
-    gzip::join(compressed, created_by, store)
 }
 
 /// What is in a tar besides the owners' files and symbolic links, as tar entries.

@@ -15,7 +15,7 @@ use zip::ZipArchive;
 use crate::layers::content::{At, Content};
 use crate::layers::error::{Refusal, WheelProblem};
 use crate::layers::path::ContainerPath;
-use crate::layers::side_by_side::side_by_side;
+use crate::world::side_by_side;
 
 /// All files of a wheel may have that many bytes. The largest wheels in use (CUDA) come near it.
 const MAX_UNPACKED: u64 = 2 << 30;
