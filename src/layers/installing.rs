@@ -24,13 +24,18 @@ const MOST_OPEN: usize = 100;
 pub struct Found {
     /// Sorted by name, version and file name.
     wheels: Vec<WheelFile>,
-    kept: Vec<Option<Distribution>>,
+    /// What each is found by, and what was found.
+    kept: Vec<(Digest, Option<Distribution>)>,
 }
 
 impl Found {
     /// The wheels of which no earlier run kept what they become: only these have to be looked at.
     pub fn missing(&self) -> impl Iterator<Item = &WheelFile> {
-        self.wheels.iter().zip(&self.kept).filter(|(_, kept)| kept.is_none()).map(|(one, _)| one)
+        self.wheels
+            .iter()
+            .zip(&self.kept)
+            .filter(|(_, (_, kept))| kept.is_none())
+            .map(|(one, _)| one)
     }
 }
 
@@ -47,7 +52,10 @@ pub fn find(wheels: &[WheelFile], options: &Options, store: &Store) -> Result<Fo
             &other.file_name,
         ))
     });
-    let kept = |wheel| kept::distribution(&kept::distribution_key(wheel, options), wheel, store);
+    let kept = |wheel| {
+        let key = kept::distribution_key(wheel, options);
+        kept::distribution(&key, wheel, store).map(|kept| (key, kept))
+    };
     let kept = wheels.iter().map(kept).collect::<Result<_, _>>()?;
     Ok(Found { wheels, kept })
 }
@@ -150,10 +158,10 @@ impl<'a> Context<'a> {
     fn install_all(
         self,
         wheels: &'a [WheelFile],
-        kept: Vec<Option<Distribution>>,
+        kept: Vec<(Digest, Option<Distribution>)>,
         parallel: usize,
     ) -> Result<Vec<Part<'a>>, Error> {
-        let mut missing: Vec<usize> = (0..wheels.len()).filter(|n| kept[*n].is_none()).collect();
+        let mut missing: Vec<usize> = (0..wheels.len()).filter(|n| kept[*n].1.is_none()).collect();
         // The largest first: nobody waits for a large one that was begun last.
         missing.sort_by_key(|number| std::cmp::Reverse(stored_size(&wheels[*number], self.store)));
         // Few wheels leave threads for what is in them.
@@ -166,8 +174,7 @@ impl<'a> Context<'a> {
         let mut made: BTreeMap<usize, _> = missing.into_iter().zip(results).collect();
         let mut uncompiled = Vec::new();
         let mut parts = Vec::with_capacity(wheels.len());
-        for (number, (wheel, kept)) in wheels.iter().zip(kept).enumerate() {
-            let key = kept::distribution_key(wheel, self.options);
+        for (number, (wheel, (key, kept))) in wheels.iter().zip(kept).enumerate() {
             parts.push(match (kept, made.remove(&number)) {
                 (Some(Distribution { listing, installed, segments }), _) => {
                     Part { wheel, key, listing, installed, segments, files: None, is_kept: true }
