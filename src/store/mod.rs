@@ -29,7 +29,10 @@ use crate::error::{Failure, Kind};
 use crate::oci::Digest;
 use crate::oci::digest::DigestWriter;
 
+mod blob;
 mod listing;
+
+pub use blob::{BlobReader, BlobWriter};
 
 /// The cache's root, opened. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -47,9 +50,6 @@ type Turns = BTreeMap<(&'static str, Digest), Arc<tokio::sync::Mutex<()>>>;
 #[derive(Debug)]
 #[must_use = "the turn ends when it is dropped"]
 pub struct Turn(#[expect(dead_code, reason = "it is held")] tokio::sync::OwnedMutexGuard<()>);
-
-/// Bytes that are read at once.
-const READ: usize = 128 << 10;
 
 /// Why the cache could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -91,14 +91,6 @@ impl Failure for Error {
             Self::Mismatch { .. } => None,
         }
     }
-}
-
-/// A blob that is being written. Dropping it leaves nothing behind.
-#[derive(Debug)]
-#[must_use = "a blob exists only after `commit`"]
-pub struct BlobWriter {
-    store: Store,
-    writer: DigestWriter<NamedTempFile>,
 }
 
 impl Store {
@@ -185,7 +177,7 @@ impl Store {
         }
         let mut file = NamedTempFile::new_in(self.run()?).map_err(|e| self.disk(e))?;
         file.write_all(bytes).map_err(|e| self.disk(e))?;
-        file.persist(self.blob_path(&digest)).map_err(|e| self.disk(e.error))?;
+        blob::name(self, file, &digest)?;
         Ok(digest)
     }
 
@@ -350,107 +342,6 @@ impl Store {
     /// The disk said no.
     pub fn temporary_directory(&self) -> Result<TempDir, Error> {
         TempDir::new_in(self.run()?).map_err(|e| self.disk(e))
-    }
-}
-
-/// A blob that is being read and hashed on its way.
-#[derive(Debug)]
-pub struct BlobReader {
-    store: Store,
-    digest: Digest,
-    file: fs::File,
-    hasher: DigestWriter<io::Sink>,
-}
-
-impl BlobReader {
-    /// Reads what is left; returns the file if all that was read is the blob. A damaged one is removed.
-    ///
-    /// # Errors
-    /// The disk said no.
-    pub fn finish(mut self) -> Result<Option<fs::File>, Error> {
-        let mut buffer = vec![0; READ];
-        loop {
-            match self.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.store.disk(e)),
-            }
-        }
-        if self.hasher.finish().1 == self.digest {
-            return Ok(Some(self.file));
-        }
-        fs::remove_file(self.store.blob_path(&self.digest)).map_err(|e| self.store.disk(e))?;
-        Ok(None)
-    }
-}
-
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        self.hasher.write_all(&buffer[..read])?;
-        Ok(read)
-    }
-}
-
-impl Write for BlobWriter {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.writer.write(buffer)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
-    }
-}
-
-impl BlobWriter {
-    /// Takes room for a blob of so many bytes: see [`beside::reserve`].
-    ///
-    /// # Errors
-    /// The disk said no.
-    pub fn reserve(self, size: u64) -> Result<Self, Error> {
-        beside::reserve(self.writer.get_ref().as_file(), size).map_err(|e| self.store.disk(e))?;
-        Ok(self)
-    }
-
-    /// Syncs and names the blob; returns its digest and its size in bytes.
-    ///
-    /// # Errors
-    /// The disk said no.
-    pub fn commit(self) -> Result<(Digest, u64), Error> {
-        let (file, digest, size) = self.writer.finish();
-        Self::persist(&self.store, file, &digest)?;
-        Ok((digest, size))
-    }
-
-    /// As [`Self::commit`], but only if the digest is the promised one; `what` names it in the error.
-    ///
-    /// # Errors
-    /// Another digest, or the disk said no. Nothing is stored then.
-    pub fn commit_as(self, expected: &Digest, what: &str) -> Result<u64, Error> {
-        let (file, found, size) = self.writer.finish();
-        if found != *expected {
-            return Err(Error::Mismatch { what: what.to_owned(), expected: *expected, found });
-        }
-        Self::persist(&self.store, file, expected)?;
-        Ok(size)
-    }
-
-    /// As [`Self::commit`] without waiting for the disk: for what can be made again. After a power
-    /// failure the blob may be damaged, which reading it finds.
-    ///
-    /// # Errors
-    /// The disk said no.
-    pub fn commit_unsynced(self) -> Result<(Digest, u64), Error> {
-        let (file, digest, size) = self.writer.finish();
-        file.persist(self.store.blob_path(&digest)).map_err(|e| self.store.disk(e.error))?;
-        Ok((digest, size))
-    }
-
-    fn persist(store: &Store, file: NamedTempFile, digest: &Digest) -> Result<(), Error> {
-        file.as_file().sync_data().map_err(|e| store.disk(e))?;
-        file.persist(store.blob_path(digest)).map_err(|e| store.disk(e.error))?;
-        Ok(())
     }
 }
 

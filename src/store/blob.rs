@@ -1,0 +1,129 @@
+//! Blobs as streams: what is written is hashed on its way and named when it is whole, what is read is
+//! right when it was read to its end.
+
+use std::io::{self, Read, Write};
+
+use fs_err as fs;
+use tempfile::NamedTempFile;
+
+use super::{Error, Store};
+use crate::beside;
+use crate::oci::Digest;
+use crate::oci::digest::DigestWriter;
+
+/// Bytes that are read at once.
+const READ: usize = 128 << 10;
+
+/// A blob that is being written. Dropping it leaves nothing behind.
+#[derive(Debug)]
+#[must_use = "a blob exists only after `commit`"]
+pub struct BlobWriter {
+    pub(super) store: Store,
+    pub(super) writer: DigestWriter<NamedTempFile>,
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.writer.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl BlobWriter {
+    /// Takes room for a blob of so many bytes: see [`beside::reserve`].
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn reserve(self, size: u64) -> Result<Self, Error> {
+        beside::reserve(self.writer.get_ref().as_file(), size).map_err(|e| self.store.disk(e))?;
+        Ok(self)
+    }
+
+    /// Syncs and names the blob; returns its digest and its size in bytes.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn commit(self) -> Result<(Digest, u64), Error> {
+        let (file, digest, size) = self.writer.finish();
+        sync_and_name(&self.store, file, &digest)?;
+        Ok((digest, size))
+    }
+
+    /// As [`Self::commit`], but only if the digest is the promised one; `what` names it in the error.
+    ///
+    /// # Errors
+    /// Another digest, or the disk said no. Nothing is stored then.
+    pub fn commit_as(self, expected: &Digest, what: &str) -> Result<u64, Error> {
+        let (file, found, size) = self.writer.finish();
+        if found != *expected {
+            return Err(Error::Mismatch { what: what.to_owned(), expected: *expected, found });
+        }
+        sync_and_name(&self.store, file, expected)?;
+        Ok(size)
+    }
+
+    /// As [`Self::commit`] without waiting for the disk: for what can be made again. After a power
+    /// failure the blob may be damaged, which reading it finds.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn commit_unsynced(self) -> Result<(Digest, u64), Error> {
+        let (file, digest, size) = self.writer.finish();
+        name(&self.store, file, &digest)?;
+        Ok((digest, size))
+    }
+}
+
+fn sync_and_name(store: &Store, file: NamedTempFile, digest: &Digest) -> Result<(), Error> {
+    file.as_file().sync_data().map_err(|e| store.disk(e))?;
+    name(store, file, digest)
+}
+
+/// From here on the blob exists.
+pub(super) fn name(store: &Store, file: NamedTempFile, digest: &Digest) -> Result<(), Error> {
+    file.persist(store.blob_path(digest)).map_err(|e| store.disk(e.error))?;
+    Ok(())
+}
+
+/// A blob that is being read and hashed on its way.
+#[derive(Debug)]
+pub struct BlobReader {
+    pub(super) store: Store,
+    pub(super) digest: Digest,
+    pub(super) file: fs::File,
+    pub(super) hasher: DigestWriter<io::Sink>,
+}
+
+impl BlobReader {
+    /// Reads what is left; returns the file if all that was read is the blob. A damaged one is removed.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn finish(mut self) -> Result<Option<fs::File>, Error> {
+        let mut buffer = vec![0; READ];
+        loop {
+            match self.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.store.disk(e)),
+            }
+        }
+        if self.hasher.finish().1 == self.digest {
+            return Ok(Some(self.file));
+        }
+        fs::remove_file(self.store.blob_path(&self.digest)).map_err(|e| self.store.disk(e))?;
+        Ok(None)
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.hasher.write_all(&buffer[..read])?;
+        Ok(read)
+    }
+}
