@@ -13,6 +13,8 @@ use object::read::{ReadRef, StringTable};
 use object::{FileKind, elf};
 use serde::{Deserialize, Serialize};
 
+use super::names::Names;
+
 /// The facts of one ELF file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elf {
@@ -40,13 +42,12 @@ pub struct Elf {
     /// Versions of symbols that it has itself, in the file's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions_defined: Vec<String>,
-    /// Names of dynamic symbols that others must have, sorted; weak ones are left out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub undefined: Vec<String>,
-    /// Names of dynamic symbols that it has for others, sorted; `None` if it has no table of them
-    /// whose length is told.
+    /// Dynamic symbols that others must have; weak ones are left out.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub undefined: Names,
+    /// Dynamic symbols that it has for others; `None` if it has no table of them whose length is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exports: Option<Vec<String>>,
+    pub exports: Option<Names>,
 }
 
 /// A file begins as ELF files do and cannot be read as one.
@@ -183,24 +184,21 @@ impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
             .bytes
             .read_slice_at(at, usize::try_from(length).unwrap_or(usize::MAX))
             .map_err(|()| Damaged(format!("the symbol table leaves the file at {at:#x}")))?;
-        let mut exports = Vec::new();
+        let (mut undefined, mut exports) = (Vec::new(), Vec::new());
         // The first one means none.
         for symbol in symbols.iter().skip(1).filter(|symbol| !symbol.is_local()) {
             let hidden = matches!(symbol.st_visibility(), elf::STV_HIDDEN | elf::STV_INTERNAL);
             match (symbol.is_undefined(self.endian), symbol.is_weak() || hidden) {
                 (true, true) => {}
                 (true, false) => {
-                    found.undefined.push(string(strings, symbol.st_name(self.endian).into())?);
+                    undefined.push(string(strings, symbol.st_name(self.endian).into())?);
                 }
                 (false, _) if hidden => {}
                 (false, _) => exports.push(string(strings, symbol.st_name(self.endian).into())?),
             }
         }
-        for names in [&mut found.undefined, &mut exports] {
-            names.sort_unstable();
-            names.dedup();
-        }
-        found.exports = Some(exports);
+        found.undefined = Names::of(undefined);
+        found.exports = Some(Names::of(exports));
         Ok(())
     }
 
@@ -313,13 +311,13 @@ mod tests {
         assert_eq!(found.versions_needed["libc.so.6"], ["GLIBC_2.17", "GLIBC_2.2.5"]);
         assert_eq!(found.versions_defined, ["X_1"]);
         assert_eq!(found.interpreter.as_deref(), Some("/lib64/ld-linux-x86-64.so.2"));
-        assert_eq!((found.undefined, found.exports), (Vec::new(), None));
+        assert_eq!((found.undefined, found.exports), (Names::default(), None));
         assert_eq!(read(b"#!/bin/sh\n").unwrap(), None);
 
         let object = Object::of("x86_64").uses("b").uses("a").exports("d").exports("c");
         let found = read(&object.to_bytes()).unwrap().unwrap();
-        assert_eq!(found.undefined, ["a", "b"]);
-        assert_eq!(found.exports.unwrap(), ["c", "d"]);
+        assert!(found.undefined.iter().eq(["a", "b"]));
+        assert!(found.exports.unwrap().iter().eq(["c", "d"]));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! what a distribution's part holds is kept too: most layers differ from others in few of them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,7 @@ pub enum Node {
     /// A symbolic link, and where it points.
     Link(String),
     /// A regular file.
-    File(Box<File>),
+    File(Arc<File>),
     /// A device or pipe.
     Other,
 }

@@ -24,13 +24,16 @@ pub mod files;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod inventory;
+pub mod names;
 pub mod owners;
 mod read;
 pub mod requirements;
+pub mod stack;
 pub mod system;
 
 pub use error::{Error, Finding};
 use inventory::Inventory;
+use stack::Stack;
 use system::System;
 
 /// Records of what was found good are kept under this name. A key is over all that went in and
@@ -142,7 +145,8 @@ fn judge(
     (target, overridden): (&Target, &BTreeSet<PackageName>),
     with_files: bool,
 ) -> Result<Report, Error> {
-    let verdict = abi::check(ours, below, target);
+    let stack = Stack::of(ours, below);
+    let verdict = abi::check(&stack, target);
     if !verdict.findings.is_empty() {
         let platform = target.platform.clone();
         return Err(Error::Refused { platform, findings: verdict.findings });
@@ -154,11 +158,11 @@ fn judge(
         overridden: Vec::new(),
     };
     if with_files {
-        let findings = files::check(ours, below);
+        let findings = files::check(&stack);
         if !findings.is_empty() {
             return Err(Error::Untrue { findings });
         }
-        let unmet = requirements::check(ours, below, target, overridden);
+        let unmet = requirements::check(&stack, target, overridden);
         if !unmet.findings.is_empty() {
             return Err(Error::Unmet { findings: unmet.findings });
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
 
 use fs_err as fs;
 
@@ -16,9 +17,9 @@ use crate::python::record::Hash;
 use crate::store::{self, Store};
 
 /// Records are kept under this name; changes when the same layer would be read differently.
-const RECORDS: &str = "inventory-2";
+const RECORDS: &str = "inventory-3";
 /// As [`RECORDS`], of a distribution's part of a layer, under a key over its segments.
-const PARTS: &str = "inventory-part-1";
+const PARTS: &str = "inventory-part-2";
 /// Nothing larger is a file of a base or wheel.
 const LARGEST_FILE: u64 = 2 << 30;
 /// Documents that are kept; a RECORD of 100,000 files is smaller.
@@ -147,7 +148,7 @@ impl Reader {
                     return Err(io::Error::other(format!("`{path}` has {} bytes", entry.size())));
                 }
                 let size = entry.size();
-                Node::File(Box::new(read_file(&path, &mut entry, size, mode)?))
+                Node::File(Arc::new(read_file(&path, &mut entry, size, mode)?))
             } else {
                 Node::Other
             };
@@ -186,7 +187,7 @@ fn file(path: &str, bytes: &[u8], mode: u32) -> File {
         Err(damage) => (None, Some(damage.to_string())),
     };
     let text = (is_document(path) && bytes.len() as u64 <= LARGEST_DOCUMENT)
-        .then(|| String::from_utf8_lossy(bytes).into_owned());
+        .then(|| read_part(path, &String::from_utf8_lossy(bytes)).to_owned());
     File {
         mode: mode & 0o7777,
         size: bytes.len() as u64,
@@ -203,6 +204,15 @@ fn interpreter(bytes: &[u8]) -> Option<String> {
     let rest = bytes.strip_prefix(b"#!")?;
     let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
     Some(String::from_utf8_lossy(&line[..line.len().min(LONGEST_LINE)]).trim().to_owned())
+}
+
+/// What the checks read of a document: METADATA's description they do not.
+fn read_part<'a>(path: &str, text: &'a str) -> &'a str {
+    let ends = ["\n\n", "\n\r\n"].iter().filter_map(|end| text.find(end));
+    match ends.min() {
+        Some(end) if path.ends_with("/METADATA") => &text[..=end],
+        _ => text,
+    }
 }
 
 /// Whether the checks read its text.

@@ -9,6 +9,7 @@ use pep508_rs::{MarkerEnvironment, PackageName, Requirement, VersionOrUrl};
 
 use super::error::Finding;
 use super::inventory::Inventory;
+use super::stack::Stack;
 use crate::python::metadata::CoreMetadata;
 use crate::python::target::Target;
 
@@ -32,15 +33,10 @@ struct Installed {
 
 /// Compares all installed distributions, of which `overridden` are not what others require, on
 /// purpose. What is wrong between two of the base's is not ours to report.
-pub fn check(
-    ours: &Inventory,
-    below: &Inventory,
-    target: &Target,
-    overridden: &BTreeSet<PackageName>,
-) -> Unmet {
+pub fn check(stack: &Stack<'_>, target: &Target, overridden: &BTreeSet<PackageName>) -> Unmet {
     let mut unmet = Unmet::default();
     let mut installed = BTreeMap::new();
-    for (inventory, is_ours) in [(below, false), (ours, true)] {
+    for (inventory, is_ours) in [(stack.below, false), (stack.ours, true)] {
         read(inventory, is_ours, &mut installed, &mut unmet.findings);
     }
     let markers = target.markers();
@@ -118,6 +114,8 @@ fn read(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::gate::inventory::{File, Node};
 
@@ -133,7 +131,7 @@ mod tests {
                 text.push('\n');
             }
             let file = File::made(&path, text.as_bytes(), 0o644);
-            (path, Node::File(Box::new(file)))
+            (path, Node::File(Arc::new(file)))
         }))
     }
 
@@ -141,7 +139,7 @@ mod tests {
         let below = site(&[("pip", "25.0", &[]), ("old", "1", &["gone"]), ("tool", "1", &[])]);
         let target = Target::new("3.13", "alpine3.24", &"linux/arm64".parse().unwrap()).unwrap();
         let names = overridden.iter().map(|name| name.parse().unwrap()).collect();
-        let unmet = check(ours, &below, &target, &names);
+        let unmet = check(&Stack::of(ours, &below), &target, &names);
         let problems =
             unmet.findings.iter().map(|found| format!("{}: {}", found.owner, found.problem));
         (problems.collect(), unmet.overridden.iter().map(ToString::to_string).collect())

@@ -169,6 +169,8 @@ fn is_os(found: &OsRelease, os: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::gate::fixture::Object;
     use crate::gate::inventory::File;
@@ -200,7 +202,7 @@ mod tests {
         let files = nodes.iter().map(|(path, object)| (*path, object.to_bytes()));
         let files = files.chain([("etc/os-release", os_release.as_bytes().to_vec())]);
         Inventory::made(files.map(|(path, bytes)| {
-            (path.to_owned(), Node::File(Box::new(File::made(path, &bytes, 0o755))))
+            (path.to_owned(), Node::File(Arc::new(File::made(path, &bytes, 0o755))))
         }))
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::elf::Elf;
 use super::error::Finding;
 use super::inventory::{Inventory, Node};
-use super::owners::Owners;
+use super::stack::Stack;
 use crate::python::target::{Libc, Target};
 
 mod symbols;
@@ -22,18 +22,16 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
 }
 
-/// Looks at every ELF file of `ours` as the loader of `target` would, on top of `base`.
-pub fn check(ours: &Inventory, base: &Inventory, target: &Target) -> Verdict {
-    let all = ours.over(base);
-    let owners = Owners::of(ours);
-    let suffixes = Suffixes::of(base, target);
-    let look = Look { all: &all, owners: &owners, target };
+/// Looks at every ELF file of our layers as the loader of `target` would.
+pub fn check(stack: &Stack<'_>, target: &Target) -> Verdict {
+    let suffixes = Suffixes::of(stack.below, target);
+    let look = Look { stack, target };
     let interpreter = look.interpreter();
     let mut verdict = Verdict::default();
-    for (path, file) in ours.files() {
+    for (path, file) in stack.ours.files() {
         let mut find = |problem: String| {
             verdict.findings.push(Finding {
-                owner: owners.owner(path),
+                owner: stack.owners.owner(path),
                 path: format!("/{path}"),
                 problem,
             });
@@ -49,7 +47,7 @@ pub fn check(ours: &Inventory, base: &Inventory, target: &Target) -> Verdict {
             find(problem);
             continue;
         }
-        if let Some(problem) = suffixes.problem(path, ours) {
+        if let Some(problem) = suffixes.problem(path, stack.ours) {
             find(problem);
         }
         look.loads(path, elf, &mut find);
@@ -130,8 +128,7 @@ impl Family {
 
 /// How one file is looked at.
 struct Look<'a> {
-    all: &'a Inventory,
-    owners: &'a Owners,
+    stack: &'a Stack<'a>,
     target: &'a Target,
 }
 
@@ -140,7 +137,7 @@ impl<'a> Look<'a> {
     fn loads(&self, path: &str, elf: &Elf, find: &mut impl FnMut(String)) {
         let family = Family::of_target(self.target.libc);
         if let Some(interpreter) = &elf.interpreter
-            && !self.all.has(interpreter)
+            && !self.stack.all.has(interpreter)
         {
             find(format!("asks for the loader `{interpreter}`, which is not in the image"));
         }
@@ -186,7 +183,8 @@ impl<'a> Look<'a> {
             .map(|folder| format!("{folder}/{}-linux-gnu", self.target.machine()));
         let mut folders = own.chain(FOLDERS.map(str::to_owned)).chain(debian);
         folders.find_map(|folder| self.elf(&format!("{folder}/{library}"))).or_else(|| {
-            self.owners
+            self.stack
+                .owners
                 .siblings(path)
                 .filter(|sibling| sibling.rsplit('/').next() == Some(library))
                 .find_map(|sibling| self.elf(sibling))
@@ -198,6 +196,7 @@ impl<'a> Look<'a> {
         Family::of_library(library)?;
         match self.target.libc {
             Libc::Musl { .. } => self
+                .stack
                 .all
                 .files()
                 .find(|(path, _)| path.trim_start_matches("usr/").starts_with("lib/ld-musl-"))
@@ -208,7 +207,7 @@ impl<'a> Look<'a> {
 
     /// The ELF file at `path`, links followed, and where it lies.
     fn elf(&self, path: &str) -> Option<(String, &'a Elf)> {
-        match self.all.find(path)? {
+        match self.stack.all.find(path)? {
             (path, Node::File(file)) => Some((path, file.elf.as_ref()?)),
             _ => None,
         }

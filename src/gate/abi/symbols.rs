@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 
 use super::Look;
 use crate::gate::elf::Elf;
+use crate::gate::names::Names;
 
 /// Named of those that are missing.
 const MOST_NAMED: usize = 3;
 
 /// Files that bring symbols, with all that they load; `None` if not all of them can be looked into.
-type Scope<'a> = Option<Vec<&'a [String]>>;
+type Scope<'a> = Option<Vec<&'a Names>>;
 
 impl<'a> Look<'a> {
     /// What is in the process that imports modules, before it does: the base's Python with its
@@ -32,18 +33,19 @@ impl<'a> Look<'a> {
     ) -> Option<String> {
         let mut scope = self.scope(path, elf)?;
         scope.extend(interpreter.as_ref()?);
-        let siblings = || {
-            let of_distribution = self.owners.siblings(path);
-            of_distribution.filter_map(|path| self.all.file(path)?.elf.as_ref()?.exports.as_deref())
+        let without = |names: Vec<&'a str>, scope: &[&Names]| -> Vec<&'a str> {
+            let is_missing = |name: &&str| !scope.iter().any(|exports| exports.contains(name));
+            names.into_iter().filter(is_missing).collect()
         };
-        let has = |exports: &[String], name: &String| exports.binary_search(name).is_ok();
-        let missing: Vec<&str> = elf
-            .undefined
-            .iter()
-            .filter(|name| !scope.iter().any(|exports| has(exports, name)))
-            .filter(|name| !siblings().any(|exports| has(exports, name)))
-            .map(String::as_str)
+        let missing = without(elf.undefined.iter().collect(), &scope);
+        if missing.is_empty() {
+            return None;
+        }
+        let of_distribution = self.stack.owners.siblings(path);
+        let siblings: Vec<&Names> = of_distribution
+            .filter_map(|path| self.stack.all.file(path)?.elf.as_ref()?.exports.as_ref())
             .collect();
+        let missing = without(missing, &siblings);
         if missing.is_empty() {
             return None;
         }
@@ -66,7 +68,7 @@ impl<'a> Look<'a> {
         let mut todo = vec![(path.to_owned(), elf)];
         while let Some((path, elf)) = todo.pop() {
             // A file that needs libraries and has no table of symbols cannot be looked into.
-            found.push(elf.exports.as_deref()?);
+            found.push(elf.exports.as_ref()?);
             for library in &elf.needed {
                 let loaded = self.library(&path, elf, library).or_else(|| self.libc(library))?;
                 if seen.insert(loaded.0.clone()) {

@@ -1,5 +1,7 @@
 //! Each way an ELF file cannot fit, with objects made for it.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::gate::fixture::Object;
 use crate::gate::inventory::{File, Node};
@@ -7,7 +9,11 @@ use crate::gate::inventory::{File, Node};
 const SITE: &str = "usr/local/lib/python3.13/site-packages";
 
 fn node(path: &str, bytes: &[u8]) -> (String, Node) {
-    (path.to_owned(), Node::File(Box::new(File::made(path, bytes, 0o755))))
+    (path.to_owned(), Node::File(Arc::new(File::made(path, bytes, 0o755))))
+}
+
+fn check(ours: &Inventory, base: &Inventory, target: &Target) -> Verdict {
+    super::check(&Stack::of(ours, base), target)
 }
 
 fn target(os: &str, platform: &str) -> Target {

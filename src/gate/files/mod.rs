@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 
 use super::error::Finding;
 use super::inventory::{Inventory, Node};
-use super::owners::{Distribution, Owners, place};
+use super::owners::{Distribution, place};
+use super::stack::Stack;
 use crate::python::entry_points::EntryPoints;
 
 /// What can be told from the files alone: RECORDs are complete and true, commands have their modules,
 /// scripts their interpreters, links their targets.
-pub fn check(ours: &Inventory, base: &Inventory) -> Vec<Finding> {
-    let all = ours.over(base);
-    let owners = Owners::of(ours);
+pub fn check(stack: &Stack<'_>) -> Vec<Finding> {
+    let Stack { ours, all, owners, .. } = stack;
     let mut findings = Vec::new();
     for distribution in &owners.distributions {
         records(distribution, ours, &mut findings);
-        commands(distribution, ours, &all, &mut findings);
+        commands(distribution, ours, all, &mut findings);
     }
     let sites: BTreeSet<&str> = owners.distributions.iter().map(|d| d.site.as_str()).collect();
     for (path, node) in ours.iter() {
@@ -29,7 +29,7 @@ pub fn check(ours: &Inventory, base: &Inventory) -> Vec<Finding> {
                     find("is in no RECORD".to_owned());
                 }
                 if let Some(line) = file.interpreter.as_ref().filter(|_| file.mode & 0o111 != 0) {
-                    interpreter(line, &all).into_iter().for_each(&mut find);
+                    interpreter(line, all).into_iter().for_each(&mut find);
                 }
             }
             Node::Link(target) => {

@@ -1,5 +1,7 @@
 //! Each untruth of the files, one at a time.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::gate::inventory::File;
 use crate::python::record::Hash;
@@ -7,7 +9,7 @@ use crate::python::record::Hash;
 const SITE: &str = "usr/local/lib/python3.13/site-packages";
 
 fn file(path: &str, text: &str, mode: u32) -> (String, Node) {
-    (path.to_owned(), Node::File(Box::new(File::made(path, text.as_bytes(), mode))))
+    (path.to_owned(), Node::File(Arc::new(File::made(path, text.as_bytes(), mode))))
 }
 
 fn link(path: &str, target: &str) -> (String, Node) {
@@ -47,7 +49,7 @@ fn base() -> Inventory {
 }
 
 fn problems(ours: &Inventory) -> Vec<String> {
-    check(ours, &base()).iter().map(ToString::to_string).collect()
+    check(&Stack::of(ours, &base())).iter().map(ToString::to_string).collect()
 }
 
 #[test]
