@@ -97,15 +97,15 @@ pub async fn check(
     {
         return Ok(known);
     }
-    let below = read_base(of_base, base, world).await?;
+    let (below, ours) = tokio::join!(read_base(of_base, base, world), read(layers, world));
+    let below = below?;
     let system = System::of(&below, target);
     system.agrees_with(target, os).map_err(|found| Error::OtherOs {
         wanted: os.to_owned(),
         base: base.reference.to_string(),
         found,
     })?;
-    let ours = read(layers, world).await?;
-    let report = judge(&ours, &below, &system, (target, cell.overridden), with_files)?;
+    let report = judge(&ours?, &below, &system, (target, cell.overridden), with_files)?;
     if let Ok(record) = serde_json::to_vec(&report) {
         world.store.put_record(VERDICTS, &key, &record)?;
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use pep508_rs::PackageName;
 
+use super::archive::Trust;
 use super::built::{Built, twin_of, wheel_of};
 use super::bytecode::Compiler;
 use super::installing::lay_out;
@@ -49,6 +50,7 @@ struct Pieces {
     made: Python,
     created_by: String,
     key: Digest,
+    trust: Trust,
     /// Nobody else makes it meanwhile.
     _turn: Turn,
 }
@@ -82,8 +84,8 @@ impl Made {
                 Begun::Pieces(layer) => {
                     let store = world.store.clone();
                     let joining = on_thread(move || {
-                        let Pieces { made, created_by, key, _turn } = *layer;
-                        let (layer, installed) = made.layer(&created_by, &store)?;
+                        let Pieces { made, created_by, key, trust, _turn } = *layer;
+                        let (layer, installed) = made.layer(&created_by, trust, &store)?;
                         kept::keep_layer(&key, &layer, &installed, &store)?;
                         Ok::<_, Error>(layer)
                     });
@@ -170,6 +172,8 @@ async fn python_layer(
     let (layer, installed) = if let Some((layer, installed)) = kept {
         (Begun::Stored(Box::new(layer)), installed)
     } else {
+        // Was it damaged? Then the reason may be a part that is.
+        let is_gone = kept::was_made(&key, &world.store)?;
         // What an earlier run made of a wheel is enough.
         let mut found = find(&wheels, &options, world).await?;
         let mut wanted = fetchable(plan, |wheel| found.missing().any(|m| m.digest == *wheel));
@@ -199,7 +203,8 @@ async fn python_layer(
         };
         let installed = made.installed.clone();
         let created_by = created_by.to_owned();
-        let pieces = Pieces { made, created_by, key, _turn: turn };
+        let trust = if is_gone { Trust::Nothing } else { Trust::Begin };
+        let pieces = Pieces { made, created_by, key, trust, _turn: turn };
         (Begun::Pieces(Box::new(pieces)), installed)
     };
     for notice in installed.iter().flat_map(|figures| &figures.notices) {

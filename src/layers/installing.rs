@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pep508_rs::PackageName;
 
-use super::archive::{self, Compressed, Section, Segment};
+use super::archive::{self, Compressed, Section, Segment, Trust};
 use super::kept::{self, Distribution};
 use super::tree::{Known, Node};
 use super::{
@@ -76,8 +76,13 @@ impl Python {
     ///
     /// # Errors
     /// The store cannot be written, or a part is not there any more.
-    pub fn layer(self, created_by: &str, store: &Store) -> Result<(Layer, Vec<Installed>), Error> {
-        Ok((archive::join(self.compressed, created_by, store)?, self.installed))
+    pub fn layer(
+        self,
+        created_by: &str,
+        trust: Trust,
+        store: &Store,
+    ) -> Result<(Layer, Vec<Installed>), Error> {
+        Ok((archive::join(self.compressed, created_by, trust, store)?, self.installed))
     }
 }
 

@@ -16,12 +16,14 @@ use crate::recipe::python::{Launcher, Replacement};
 use crate::store::{self, Store};
 
 /// Raised whenever the same inputs would make other bytes: the golden tests of this room say when.
-const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), " layers 3");
+const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), " layers 4");
 
 const DISTRIBUTIONS: &str = "distributions";
 const PARTS: &str = "parts";
 const LAYERS: &str = "layers";
-const BEGINS: &str = "begins";
+const TARS: &str = "tar-begins";
+const GZIPS: &str = "gzip-begins";
+const FILES: &str = "files";
 
 /// A distribution that an earlier run installed: what it puts where, and all of that compressed.
 #[derive(Clone, Debug)]
@@ -260,22 +262,58 @@ pub(super) fn keep_part(key: &Digest, segments: &[Segment], store: &Store) -> Re
     write(PARTS, key, &segments, store)
 }
 
-/// What is known of a tar that begins with these segments: the state of its hash.
-pub(super) fn begin(segments: &[Segment], store: &Store) -> Result<Option<Vec<u8>>, Error> {
-    Ok(store.record(BEGINS, &begin_key(segments))?)
+/// The segments of a large file's bytes, wherever it lies.
+pub(super) fn file(known: &Known, store: &Store) -> Result<Option<Vec<Segment>>, Error> {
+    let segments = read::<Vec<Segment>>(FILES, &file_key(known), store)?;
+    Ok(segments.filter(|segments| segments.iter().all(|segment| segment.is_stored(store))))
 }
 
-pub(super) fn keep_begin(segments: &[Segment], state: &[u8], store: &Store) -> Result<(), Error> {
-    Ok(store.put_record(BEGINS, &begin_key(segments), state)?)
+pub(super) fn keep_file(known: &Known, segments: &[Segment], store: &Store) -> Result<(), Error> {
+    write(FILES, &file_key(known), &segments, store)
 }
 
-fn begin_key(segments: &[Segment]) -> Digest {
+fn file_key(Known { size, sha256 }: &Known) -> Digest {
     let mut inputs = Inputs::new();
-    for Segment { digest, size, crc32, uncompressed } in segments {
-        inputs.add(digest.as_bytes());
-        inputs.add(format!("{size} {crc32} {uncompressed}"));
-    }
+    inputs.add(size.to_le_bytes());
+    inputs.add(sha256.as_bytes());
     inputs.key()
+}
+
+/// What layers begin with that differ only in what comes late: hashed once, gone on with by all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begin {
+    kind: &'static str,
+    key: Digest,
+}
+
+impl Begin {
+    /// Of the tars that begin with these segments.
+    pub(super) fn of_tar(segments: &[Segment]) -> Self {
+        Self { kind: TARS, key: Self::key(segments) }
+    }
+
+    /// Of their gzip members.
+    pub(super) fn of_gzip(segments: &[Segment]) -> Self {
+        Self { kind: GZIPS, key: Self::key(segments) }
+    }
+
+    fn key(segments: &[Segment]) -> Digest {
+        let mut inputs = Inputs::new();
+        for Segment { digest, size, crc32, uncompressed } in segments {
+            inputs.add(digest.as_bytes());
+            inputs.add(format!("{size} {crc32} {uncompressed}"));
+        }
+        inputs.key()
+    }
+
+    /// The hash's state behind the begin, if an earlier run was there.
+    pub(super) fn state(&self, store: &Store) -> Result<Option<Vec<u8>>, Error> {
+        Ok(store.record(self.kind, &self.key)?)
+    }
+
+    pub(super) fn keep(&self, state: &[u8], store: &Store) -> Result<(), Error> {
+        Ok(store.put_record(self.kind, &self.key, state)?)
+    }
 }
 
 /// A record of [`LAYERS`].
@@ -304,6 +342,12 @@ pub(super) fn layer(
     let created_by = created_by.to_owned();
     let layer = Layer { descriptor, diff_id, uncompressed_size, created_by, parts: None };
     Ok(Some((layer, installed)))
+}
+
+/// Whether an earlier run made that layer, though its bytes may be gone: as they are if somebody found
+/// them damaged.
+pub(super) fn was_made(key: &Digest, store: &Store) -> Result<bool, Error> {
+    Ok(store.record(LAYERS, key)?.is_some())
 }
 
 pub(super) fn keep_layer(

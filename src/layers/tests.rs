@@ -7,6 +7,7 @@ use pep440_rs::Version;
 use pep508_rs::PackageName;
 use tempfile::TempDir;
 
+use super::archive::Trust;
 use super::wheel::tests::Wheel;
 use super::*;
 use crate::error::{Failure as _, Kind};
@@ -67,7 +68,7 @@ fn neither_order_nor_threads_change_the_layer() {
         assert_eq!(names.len(), 9);
         let path = Scheme::for_base((3, 13)).purelib.join(shared.0).unwrap();
         assert_eq!(tree.get(&path).unwrap().owner, "demo0");
-        let (layer, _) = made.layer("python", &store).unwrap();
+        let (layer, _) = made.layer("python", Trust::Begin, &store).unwrap();
         layers.insert((layer.descriptor.digest().to_string(), layer.diff_id));
     }
     assert_eq!(layers.len(), 1);
@@ -84,7 +85,7 @@ fn made_anew(wheels: &[WheelFile], prune: &[Prune], from: &Store) -> (String, Di
 
 fn made(wheels: &[WheelFile], prune: &[Prune], store: &Store) -> (String, Digest) {
     let made = pruned(wheels, prune, store, 2).unwrap();
-    let (layer, _) = made.layer("x", store).unwrap();
+    let (layer, _) = made.layer("x", Trust::Begin, store).unwrap();
     (layer.descriptor.digest().to_string(), layer.diff_id)
 }
 
@@ -146,16 +147,17 @@ fn what_was_asked_for_comes_last_and_what_is_before_it_is_hashed_once() {
     let first = [asked_for(b"1"), needed("x"), needed("b")];
     let second = [asked_for(b"2"), first[1].clone(), first[2].clone()];
     let expected = made_anew(&second, &[], &store);
-    let begins = || fs_err::read_dir(store.root().join("keyed/begins")).unwrap().count();
+    let folders = ["tar-begins", "gzip-begins"].map(|kind| store.root().join("keyed").join(kind));
+    let begins = || folders.clone().map(|folder| fs_err::read_dir(folder).unwrap().count());
     made(&first, &[], &store);
-    assert_eq!(begins(), 1);
+    assert_eq!(begins(), [1, 1]);
     let known = pruned(&second, &[], &store, 2).unwrap();
-    assert_eq!(begins(), 1);
     // Whoever comes first by name has what several bring.
     let path = Scheme::for_base((3, 13)).purelib.join("ns/x.py").unwrap();
     assert_eq!(known.tree.get(&path).unwrap().owner, "app");
-    let (layer, _) = known.layer("x", &store).unwrap();
+    let (layer, _) = known.layer("x", Trust::Begin, &store).unwrap();
     assert_eq!((layer.descriptor.digest().to_string(), layer.diff_id), expected);
+    assert_eq!(begins(), [1, 1]);
 
     let digest = crate::oci::descriptor_digest(&layer.descriptor).unwrap();
     let bytes = store.read(&digest).unwrap().unwrap();
@@ -175,9 +177,64 @@ fn what_was_asked_for_comes_last_and_what_is_before_it_is_hashed_once() {
     );
 
     // What was known is not believed of other parts.
-    let state = fs_err::read_dir(store.root().join("keyed/begins")).unwrap().next().unwrap();
-    fs_err::write(state.unwrap().path(), b"damaged").unwrap();
+    for folder in folders {
+        let state = fs_err::read_dir(folder).unwrap().next().unwrap();
+        fs_err::write(state.unwrap().path(), b"damaged").unwrap();
+    }
     assert_eq!(made(&second, &[], &store), expected);
+}
+
+#[test]
+fn a_damaged_begin_makes_no_layer_that_can_be_read() {
+    let (_folder, store) = store();
+    let needed = WheelFile { requested: false, ..wheel(&store, "b", &[("b.py", b"1")]) };
+    let asked_for = |text: &[u8]| wheel(&store, "app", &[("app.py", text)]);
+    let wheels = [WheelFile { requested: true, ..asked_for(b"2") }, needed.clone()];
+    made(&[WheelFile { requested: true, ..asked_for(b"1") }, needed], &[], &store);
+    let again = || pruned(&wheels, &[], &store, 2).unwrap();
+    let damaged = owned(&again())[0].digest;
+    let mut bytes = store.read(&damaged).unwrap().unwrap();
+    bytes[0] ^= 1;
+    fs_err::write(store.blob_path(&damaged), bytes).unwrap();
+    let (layer, _) = again().layer("x", Trust::Begin, &store).unwrap();
+    let digest = crate::oci::descriptor_digest(&layer.descriptor).unwrap();
+    assert_eq!(digest.to_string(), made_anew(&wheels, &[], &store).0);
+    assert_eq!(store.read(&digest).unwrap(), None);
+    // Then nothing is believed.
+    let error = again().layer("x", Trust::Nothing, &store).unwrap_err();
+    assert!(matches!(error, Error::Segment { digest } if digest == damaged), "{error}");
+    assert_eq!(made(&wheels, &[], &store).0, digest.to_string());
+    assert!(store.read(&digest).unwrap().is_some());
+}
+
+#[test]
+fn a_large_file_is_compressed_once_wherever_it_lies() {
+    let (_folder, store) = store();
+    let large =
+        |first: u8| -> Vec<u8> { (0..800_000_u32).map(|n| (n / 5 % 251) as u8 ^ first).collect() };
+    let first = [wheel(&store, "a", &[("a.py", b"1"), ("a/large", &large(0)), ("a/z", b"")])];
+    let second = [wheel(&store, "b", &[("b.py", b"22"), ("b/large", &large(0)), ("b/z", b"3")])];
+    let expected = made_anew(&second, &[], &store);
+    let segments = |wheels| owned(&pruned(wheels, &[], &store, 2).unwrap());
+    let (ours, theirs) = (segments(&first), segments(&second));
+    // What stands before the file, its two pieces, and what stands behind.
+    assert_eq!((ours.len(), theirs.len()), (4, 4));
+    assert_eq!(ours[1..3], theirs[1..3]);
+    assert_eq!(ours[1..3].iter().map(|segment| segment.uncompressed).sum::<u64>(), 800_000);
+    assert_eq!(made(&second, &[], &store), expected);
+    // A piece that is damaged is made again.
+    fs_err::write(
+        store.blob_path(&ours[2].digest),
+        vec![0; usize::try_from(ours[2].size).unwrap()],
+    )
+    .unwrap();
+    let third = [wheel(&store, "c", &[("c/large", &large(0))])];
+    let error = pruned(&third, &[], &store, 2).unwrap_err();
+    assert!(matches!(error, Error::Segment { digest } if digest == ours[2].digest), "{error}");
+    assert_eq!(made(&third, &[], &store), made_anew(&third, &[], &store));
+    // Another file of the same length is another one.
+    let other = [wheel(&store, "d", &[("d/large", &large(1))])];
+    assert_eq!(made(&other, &[], &store), made_anew(&other, &[], &store));
 }
 
 #[test]
@@ -191,7 +248,7 @@ fn a_damaged_part_is_found_and_made_again() {
     *bytes.last_mut().unwrap() ^= 1;
     fs_err::write(store.blob_path(&damaged.digest), bytes).unwrap();
     fs_err::remove_file(store.blob_path(&gone.digest)).unwrap();
-    let error = again.layer("x", &store).unwrap_err();
+    let error = again.layer("x", Trust::Nothing, &store).unwrap_err();
     assert!(matches!(error, Error::Segment { digest } if digest == damaged.digest), "{error}");
     assert!(error.hint().is_some());
     assert_eq!(made(&wheels, &[], &store), expected);
@@ -285,7 +342,7 @@ fn equal_files_of_different_distributions_become_one() {
     assert_eq!(total, files.sum::<u64>());
 
     // The layer's tar has the link last, behind what it names, and once the bytes.
-    let (layer, _) = made.layer("x", &store).unwrap();
+    let (layer, _) = made.layer("x", Trust::Begin, &store).unwrap();
     let digest = crate::oci::descriptor_digest(&layer.descriptor).unwrap();
     let bytes = store.read(&digest).unwrap().unwrap();
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..]));
@@ -310,7 +367,7 @@ fn equal_files_of_different_distributions_become_one() {
     for store in [&store, &other] {
         let treatment = Treatment { smallest_duplicate: Some(100), ..Treatment::default() };
         let again = treated(&wheels, treatment, store, 1).unwrap();
-        assert_eq!(again.layer("x", store).unwrap().0.descriptor, layer.descriptor);
+        assert_eq!(again.layer("x", Trust::Begin, store).unwrap().0.descriptor, layer.descriptor);
     }
 }
 

@@ -121,15 +121,17 @@ impl<W: io::Write> DigestWriter<W> {
         &self.inner
     }
 
-    /// As if all that went through the writer that [`Self::state`] is of had gone through this one;
-    /// `None` if it is no such state.
-    pub fn resume(inner: W, state: &[u8]) -> Option<Self> {
-        let (size, hasher) = state.split_first_chunk()?;
-        let hasher = Sha256::deserialize(hasher.try_into().ok()?).ok()?;
-        Some(Self { inner, hasher, size: u64::from_le_bytes(*size) })
+    /// As if all that went through the writer that [`Self::state`] is of had gone through this one, and
+    /// nothing else; `false` if it is no such state.
+    #[must_use]
+    pub fn set_state(&mut self, state: &[u8]) -> bool {
+        let Some((size, hasher)) = state.split_first_chunk() else { return false };
+        let Ok(Ok(hasher)) = hasher.try_into().map(Sha256::deserialize) else { return false };
+        (self.size, self.hasher) = (u64::from_le_bytes(*size), hasher);
+        true
     }
 
-    /// What is known of all that was written so far, for [`Self::resume`] of the same program.
+    /// What is known of all that was written so far, for [`Self::set_state`] of the same program.
     pub fn state(&self) -> Vec<u8> {
         [&self.size.to_le_bytes()[..], &self.hasher.serialize()].concat()
     }
@@ -193,11 +195,12 @@ mod tests {
             let mut first = DigestWriter::new(io::sink());
             first.write_all(&bytes[..cut]).unwrap();
             let state = first.state();
-            let mut second = DigestWriter::resume(io::sink(), &state).unwrap();
+            let mut second = DigestWriter::new(io::sink());
+            assert!(second.set_state(&state));
             second.write_all(&bytes[cut..]).unwrap();
             let (_, digest, size) = second.finish();
             assert_eq!((digest, size), (Digest::of(&bytes), 200), "{cut}");
-            assert!(DigestWriter::resume(io::sink(), &state[1..]).is_none());
+            assert!(!DigestWriter::new(io::sink()).set_state(&state[1..]));
         }
     }
 }

@@ -42,6 +42,35 @@ impl BlobWriter {
         Ok(self)
     }
 
+    /// Copies a blob of the store behind what was written, as it lies there, neither verified nor hashed;
+    /// returns its size, or `None` if it is absent. For bytes that were hashed before: see
+    /// [`Self::set_state`].
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn append_unseen(&mut self, digest: &Digest) -> Result<Option<u64>, Error> {
+        let mut from = match fs::File::open(self.store.blob_path(digest)) {
+            Ok(file) => file.into_file(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(self.store.disk(e)),
+        };
+        let mut out = self.writer.get_ref().as_file();
+        io::copy(&mut from, &mut out).map(Some).map_err(|e| self.store.disk(e))
+    }
+
+    /// What is known of all that was written so far: see [`DigestWriter::state`].
+    pub fn state(&self) -> Vec<u8> {
+        self.writer.state()
+    }
+
+    /// Says that all that was written so far is what another writer had this state behind. A blob of
+    /// other bytes has a digest that does not fit, and is absent to whoever reads it. Whether it is such
+    /// a state is returned.
+    #[must_use]
+    pub fn set_state(&mut self, state: &[u8]) -> bool {
+        self.writer.set_state(state)
+    }
+
     /// Syncs and names the blob; returns its digest and its size in bytes.
     ///
     /// # Errors

@@ -409,6 +409,29 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_two_layers_begin_with_was_damaged() {
+    let scene = Scene::new().await;
+    scene.succeed(&["lock"]);
+    scene.assemble();
+    let newer = Published::wheel("demo-1.1-py3-none-any.whl", &["part>=1"], 10);
+    scene.index.publish("demo", newer);
+    scene.succeed(&["lock", "--upgrade"]);
+    let fresh = scene.folder.path().join("fresh");
+    scene.succeed(&["-o", "image.tar", "--cache-dir", &fresh.display().to_string()]);
+    let expected = scene.digest_of("image.tar");
+    let begins = scene.cache().join("keyed/gzip-begins");
+    assert_eq!(files(&begins).len(), 1, "the second layer copies what the first began with");
+    for path in files(&scene.cache().join("blobs")) {
+        let mut bytes = fs_err::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs_err::write(&path, bytes).unwrap();
+    }
+    assert_eq!(scene.assemble(), expected);
+    assert_eq!(files(&begins).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_file_of_the_cache_damaged_in_turn() {
     let scene = Scene::new().await;
     scene.succeed(&["lock"]);

@@ -22,19 +22,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
-use tar::{EntryType, Header};
-
-use super::content::Content;
+use super::kept::Begin;
 use super::path::ContainerPath;
 use super::tree::{Entry, Node, Tree};
-use super::{Error, Layer, kept};
+use super::{Error, Layer};
 use crate::oci::Digest;
 use crate::store::Store;
 
 mod deflate;
+mod entry;
 mod gzip;
 mod segment;
 
+use entry::append;
+#[cfg(test)]
+use entry::pad;
 pub(super) use gzip::join;
 pub(super) use segment::Section;
 pub use segment::{Part, Parts, Segment, read};
@@ -49,16 +51,8 @@ pub const LAYER_MTIME: u64 = 315_532_800;
 /// mode (image-spec, *Changeset over existing files*), so a file below `/tmp` must not close it.
 const WELL_KNOWN_MODES: [(&str, u32); 3] = [("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777)];
 
-/// Bytes of a tar's block.
-const BLOCK: usize = 512;
 /// Two zero blocks.
-const TAR_END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
-
-/// Bytes that a ustar header has for a path's end, a path's begin, and a link's target.
-const NAME: usize = 100;
-const PREFIX: usize = 155;
-/// The largest owner a ustar header can say: seven octal digits.
-const MAX_ID: u32 = 0o7_777_777;
+const TAR_END: [u8; 1024] = [0; 1024];
 
 /// The names of the owners that come last.
 pub(super) type Late = BTreeSet<String>;
@@ -80,7 +74,13 @@ pub(super) fn write_tar<W: Write>(tree: &Tree, late: &Late, out: W) -> io::Resul
     for (folders, parts) in [(frame.early, early), (frame.late, late)] {
         out.write_all(&folders)?;
         for (_, part) in parts {
-            out = append_files(&part, out)?;
+            for (path, entry) in files(&part) {
+                append(&mut out, path, entry)?;
+                if let Node::File(content) = &entry.node {
+                    content.copy_to(&mut out)?;
+                    pad(&mut out, content.size())?;
+                }
+            }
         }
     }
     out.write_all(&frame.end)?;
@@ -102,7 +102,7 @@ pub fn write(
         .map(|(owner, part)| (owner.to_owned(), Section::Made(Box::new(move || Ok(part)))))
         .collect();
     let (compressed, _) = compress(tree, owners, &Late::new(), store, parallel)?;
-    join(compressed, created_by, store)
+    join(compressed, created_by, Trust::Nothing, store)
 }
 
 /// A layer's tar, compressed in pieces.
@@ -114,6 +114,18 @@ pub struct Compressed {
     pub diff_id: Digest,
     /// The tar's bytes.
     pub uncompressed_size: u64,
+    /// How many segments there are before the late owners': other layers begin with them too.
+    begin: usize,
+}
+
+/// How much a layer's segments are believed while it is put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// What other layers began with is copied, and its bytes are not looked at: whoever reads the layer
+    /// verifies it.
+    Begin,
+    /// Each is verified.
+    Nothing,
 }
 
 /// Compresses what is not yet, and hashes the tar, on at most `parallel` threads. `owners` has what
@@ -148,11 +160,11 @@ pub(super) fn compress<F>(
     sections.push(Section::Kept(segment::keep_tar(&frame.end, store)?));
     names.push(None);
     let known = begin_of(&sections[..marked], store)?.map(|begin| (marked, begin));
-    let is_new = known.is_none() && marked > 0;
+    let is_known = known.is_some();
     let packed = segment::compress(sections, known, marked, parallel, store)?;
-    if is_new {
-        let begin: Vec<Segment> = packed.segments[..marked].concat();
-        kept::keep_begin(&begin, &packed.marked.state(), store)?;
+    let begin: Vec<Segment> = packed.segments[..marked].concat();
+    if marked > 0 && !is_known {
+        Begin::of_tar(&begin).keep(&packed.marked.state(), store)?;
     }
     let (_, diff_id, uncompressed_size) = packed.tar.finish();
     let (mut parts, mut of_owners) = (Vec::new(), BTreeMap::new());
@@ -165,7 +177,8 @@ pub(super) fn compress<F>(
             None => Part::Frame(segments),
         });
     }
-    Ok((Compressed { parts: Parts(parts), diff_id, uncompressed_size }, of_owners))
+    let (parts, begin) = (Parts(parts), begin.len());
+    Ok((Compressed { parts, diff_id, uncompressed_size, begin }, of_owners))
 }
 
 /// What an earlier run hashed of a tar that begins so.
@@ -180,8 +193,9 @@ fn begin_of(sections: &[Section<'_>], store: &Store) -> Result<Option<segment::H
             Section::Made(_) => return Ok(None),
         }
     }
-    let state = kept::begin(&begin, store)?;
-    Ok(state.and_then(|state| segment::Hashed::resume(io::sink(), &state)))
+    let state = Begin::of_tar(&begin).state(store)?;
+    let mut hashed = segment::Hashed::new(io::sink());
+    Ok(state.filter(|state| hashed.set_state(state)).map(|_| hashed))
 }
 
 /// What is in a tar besides the owners' files and symbolic links, as tar entries.
@@ -256,12 +270,8 @@ fn is_own<F>(node: &Node<F>) -> bool {
 }
 
 /// Files and symbolic links.
-fn append_files<W: Write>(tree: &Tree, out: W) -> io::Result<W> {
-    let mut out = out;
-    for (path, entry) in tree.iter().filter(|(_, entry)| is_own(&entry.node)) {
-        append(&mut out, path, entry)?;
-    }
-    Ok(out)
+fn files(tree: &Tree) -> impl Iterator<Item = (&ContainerPath, &Entry)> {
+    tree.iter().filter(|(_, entry)| is_own(&entry.node))
 }
 
 /// Hard links.
@@ -299,114 +309,6 @@ fn implicit_parents<F>(tree: &Tree<F>) -> BTreeMap<ContainerPath, Entry> {
         }
     }
     parents
-}
-
-fn append(out: &mut impl Write, path: &ContainerPath, entry: &Entry) -> io::Result<()> {
-    let (kind, content, target) = match &entry.node {
-        Node::Directory => (EntryType::Directory, None, ""),
-        Node::File(content) => (EntryType::Regular, Some(content), ""),
-        Node::Symlink(target) => (EntryType::Symlink, None, target.as_str()),
-        // Relative to the root, as names are: an absolute one would leave it, or be refused.
-        Node::HardLink(target) => (EntryType::Link, None, target.as_relative()),
-    };
-    let size = content.map_or(0, Content::size);
-    let mut name = path.as_relative().to_owned();
-    if name.is_empty() {
-        name.push('.');
-    }
-    if kind == EntryType::Directory {
-        name.push('/');
-    }
-    let mut records = BTreeMap::new();
-    let (prefix, rest) = split_name(&name).unwrap_or_else(|| {
-        records.insert("path", name.clone());
-        ("", truncated(&name))
-    });
-    let mut header = new_header(kind, entry.mode, size);
-    set_names(&mut header, prefix, rest, truncated(target));
-    if target.len() > NAME {
-        records.insert("linkpath", target.to_owned());
-    }
-    let mut id = |key, id: u32| {
-        if id > MAX_ID {
-            records.insert(key, id.to_string());
-            return 0;
-        }
-        u64::from(id)
-    };
-    header.set_uid(id("uid", entry.uid));
-    header.set_gid(id("gid", entry.gid));
-    if !records.is_empty() {
-        append_pax(out, &records)?;
-    }
-    header.set_cksum();
-    out.write_all(header.as_bytes())?;
-    if let Some(content) = content {
-        content.copy_to(out)?;
-    }
-    pad(out, size)
-}
-
-/// Zeros up to the next block, behind that many bytes.
-fn pad(out: &mut impl Write, size: u64) -> io::Result<()> {
-    let missing = size.next_multiple_of(BLOCK as u64) - size;
-    out.write_all(&[0; BLOCK][..usize::try_from(missing).unwrap_or_default()])
-}
-
-/// An extended header for the entry that follows (POSIX.1-2001, *pax Extended Header*).
-fn append_pax(out: &mut impl Write, records: &BTreeMap<&'static str, String>) -> io::Result<()> {
-    let mut data = Vec::new();
-    for (key, value) in records {
-        // The length counts its own digits.
-        let rest = key.len() + value.len() + 3;
-        let mut length = rest + 1;
-        while length != rest + length.to_string().len() {
-            length = rest + length.to_string().len();
-        }
-        writeln!(data, "{length} {key}={value}")?;
-    }
-    let mut header = new_header(EntryType::XHeader, 0o644, data.len() as u64);
-    set_names(&mut header, "", "PaxHeaders/entry", "");
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_cksum();
-    out.write_all(header.as_bytes())?;
-    out.write_all(&data)?;
-    pad(out, data.len() as u64)
-}
-
-fn new_header(kind: EntryType, mode: u32, size: u64) -> Header {
-    let mut header = Header::new_ustar();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_mtime(LAYER_MTIME);
-    header
-}
-
-/// Writes the names as bytes: the crate's own setters normalise, and may split differently one day.
-fn set_names(header: &mut Header, prefix: &str, name: &str, target: &str) {
-    if let Some(fields) = header.as_ustar_mut() {
-        fields.prefix[..prefix.len()].copy_from_slice(prefix.as_bytes());
-        fields.name[..name.len()].copy_from_slice(name.as_bytes());
-        fields.linkname[..target.len()].copy_from_slice(target.as_bytes());
-    }
-}
-
-/// `prefix/name` at the leftmost slash that leaves a name short enough; `None` if none does.
-fn split_name(name: &str) -> Option<(&str, &str)> {
-    if name.len() <= NAME {
-        return Some(("", name));
-    }
-    let earliest = name.len() - NAME - 1;
-    let slash = earliest + name.as_bytes()[earliest..].iter().position(|byte| *byte == b'/')?;
-    let (prefix, rest) = (&name[..slash], &name[slash + 1..]);
-    (prefix.len() <= PREFIX && !rest.is_empty()).then_some((prefix, rest))
-}
-
-/// As much of `text` as fits, for readers that do not know PAX.
-fn truncated(text: &str) -> &str {
-    &text[..text.floor_char_boundary(NAME)]
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 
 use proptest::prelude::*;
+use tar::EntryType;
 
 use super::*;
 use crate::oci::{Digest, descriptor_digest};
@@ -190,7 +191,7 @@ fn golden_gzip() {
     snapbox::assert_data_eq!(
         seen,
         snapbox::str![[r#"
-sha256:e54738591946b63061ababdb34e42b29db9ae2d87b749b522e5cb474dce8ccd8 134153
+sha256:94f9652d74c378fb129c0e2613753bbd5c7efe253980c261df84b2a45dd9f7f3 134039
 diff_id sha256:9736fbf694c046b0ac32835b5e909ec0371d6c8df994a575fab926bccf04364c
 uncompressed 691712
 "#]]
