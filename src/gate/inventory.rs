@@ -6,6 +6,7 @@
 //! what a distribution's part holds is kept too: most layers differ from others in few of them.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -73,15 +74,15 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Reads layers, bottom first. It blocks.
+    /// Reads layers, bottom first, on at most `parallel` threads. It blocks.
     ///
     /// # Errors
     /// [`Error::Absent`] names a layer that was never read and is not in the store; or a layer is no
     /// tar, or the disk said no.
-    pub fn of(layers: &[Outline], store: &Store) -> Result<Self, Error> {
+    pub fn of(layers: &[Outline], store: &Store, parallel: usize) -> Result<Self, Error> {
         let mut inventory = Self::default();
         for layer in layers {
-            inventory.apply(read_layer(layer, store)?);
+            inventory.apply(read_layer(layer, store, parallel)?);
         }
         Ok(inventory)
     }
@@ -182,6 +183,12 @@ impl Inventory {
     }
 
     fn remove_below(&mut self, path: &str) {
+        let after = (Bound::Excluded(path), Bound::Unbounded);
+        // Most often nothing is below: what begins alike would stand next.
+        if !self.nodes.range::<str, _>(after).next().is_some_and(|(next, _)| next.starts_with(path))
+        {
+            return;
+        }
         let prefix = format!("{path}/");
         let gone: Vec<String> = self
             .nodes
@@ -262,12 +269,12 @@ mod tests {
                 Outline { digest: Some(digest), diff_id: digest, parts: None }
             })
             .collect();
-        let found = Inventory::of(&layers, &store).unwrap();
+        let found = Inventory::of(&layers, &store, 2).unwrap();
         // The records are enough.
         for layer in &layers {
             fs::remove_file(store.blob_path(&layer.digest.unwrap())).unwrap();
         }
-        assert_eq!(Inventory::of(&layers, &store).unwrap(), found);
+        assert_eq!(Inventory::of(&layers, &store, 2).unwrap(), found);
         found
     }
 
@@ -333,7 +340,7 @@ mod tests {
         let by_parts = Outline { digest: Some(digest), diff_id: made.diff_id, parts: made.parts };
         let whole = Outline { parts: None, ..by_parts.clone() };
         fs::remove_file(store.blob_path(&digest)).unwrap();
-        let read = Inventory::of(std::slice::from_ref(&by_parts), &store).unwrap();
+        let read = Inventory::of(std::slice::from_ref(&by_parts), &store, 2).unwrap();
         // Only folders and links are read again.
         let owned = by_parts.parts.iter().flat_map(|parts| &parts.0).flat_map(|part| match part {
             Part::Owner(segments) => &segments[..],
@@ -343,10 +350,10 @@ mod tests {
         for digest in owned {
             fs::remove_file(store.blob_path(&digest)).unwrap();
         }
-        assert_eq!(Inventory::of(std::slice::from_ref(&by_parts), &store).unwrap(), read);
+        assert_eq!(Inventory::of(std::slice::from_ref(&by_parts), &store, 2).unwrap(), read);
         let again = crate::layers::write(&tree, "test", &store, 2).unwrap();
         assert_eq!(again.diff_id, made.diff_id);
-        assert_eq!(Inventory::of(&[whole], &store).unwrap(), read);
+        assert_eq!(Inventory::of(&[whole], &store, 2).unwrap(), read);
         assert_eq!(read.files().filter(|(_, file)| file.damage.is_some()).count(), 2);
     }
 
@@ -356,6 +363,6 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let absent = crate::oci::Digest::of(b"absent");
         let layer = Outline { digest: Some(absent), diff_id: absent, parts: None };
-        assert!(matches!(Inventory::of(&[layer], &store), Err(Error::Absent(_))));
+        assert!(matches!(Inventory::of(&[layer], &store, 2), Err(Error::Absent(_))));
     }
 }

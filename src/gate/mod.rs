@@ -6,6 +6,8 @@
 //! where the base was never read before, its layers are fetched for it, once.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
+use std::thread;
 
 use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
@@ -146,7 +148,14 @@ fn judge(
     with_files: bool,
 ) -> Result<Report, Error> {
     let stack = Stack::of(ours, below);
-    let verdict = abi::check(&stack, target);
+    let (verdict, rest) = thread::scope(|scope| {
+        let rest = scope.spawn(|| {
+            with_files
+                .then(|| (files::check(&stack), requirements::check(&stack, target, overridden)))
+        });
+        let verdict = abi::check(&stack, target);
+        (verdict, rest.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
     if !verdict.findings.is_empty() {
         let platform = target.platform.clone();
         return Err(Error::Refused { platform, findings: verdict.findings });
@@ -157,12 +166,10 @@ fn judge(
         files_checked: with_files,
         overridden: Vec::new(),
     };
-    if with_files {
-        let findings = files::check(&stack);
+    if let Some((findings, unmet)) = rest {
         if !findings.is_empty() {
             return Err(Error::Untrue { findings });
         }
-        let unmet = requirements::check(&stack, target, overridden);
         if !unmet.findings.is_empty() {
             return Err(Error::Unmet { findings: unmet.findings });
         }
@@ -213,6 +220,6 @@ pub async fn check_image(
 }
 
 async fn read(layers: Vec<Outline>, world: &World) -> Result<Inventory, Error> {
-    let store = world.store.clone();
-    on_thread(move || Inventory::of(&layers, &store)).await
+    let (store, parallel) = (world.store.clone(), world.parallel);
+    on_thread(move || Inventory::of(&layers, &store, parallel)).await
 }

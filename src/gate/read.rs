@@ -9,12 +9,13 @@ use fs_err as fs;
 use super::elf;
 use super::error::Error;
 use super::inventory::{File, Layer, Node, parts};
-use crate::layers::Outline;
 use crate::layers::archive::{self, Part, Parts};
+use crate::layers::{Outline, Segment};
 use crate::oci::decompress::decompress;
 use crate::oci::digest::DigestWriter;
 use crate::python::record::Hash;
 use crate::store::{self, Store};
+use crate::world::side_by_side;
 
 /// Records are kept under this name; changes when the same layer would be read differently.
 const RECORDS: &str = "inventory-3";
@@ -38,14 +39,14 @@ impl File {
 }
 
 /// What a layer in the store holds: by its record, or read now.
-pub(super) fn read_layer(layer: &Outline, store: &Store) -> Result<Layer, Error> {
+pub(super) fn read_layer(layer: &Outline, store: &Store, parallel: usize) -> Result<Layer, Error> {
     if let Some(record) = store.record(RECORDS, &layer.diff_id)?
         && let Ok(known) = serde_json::from_slice(&record)
     {
         return Ok(known);
     }
     // Whatever is wrong with a part in the cache by now: the layer has its bytes too.
-    if let Some(Ok(read)) = layer.parts.as_ref().map(|parts| read_parts(parts, store)) {
+    if let Some(Ok(read)) = layer.parts.as_ref().map(|parts| read_parts(parts, store, parallel)) {
         return Ok(read);
     }
     // One that is not stored yet has parts only.
@@ -63,49 +64,57 @@ pub(super) fn read_layer(layer: &Outline, store: &Store) -> Result<Layer, Error>
     Ok(reader.layer)
 }
 
-fn read_parts(parts: &Parts, store: &Store) -> io::Result<Layer> {
+fn read_parts(parts: &Parts, store: &Store, parallel: usize) -> io::Result<Layer> {
+    let parts = &parts.0;
+    // What is new comes last in a layer, and takes longest.
+    let mut owners =
+        side_by_side(parts.len(), parallel, |number| match &parts[parts.len() - 1 - number] {
+            Part::Owner(segments) => Some(read_owner(segments, store)),
+            Part::Frame(_) => None,
+        });
     let mut reader = Reader::default();
-    for part in &parts.0 {
-        let Part::Owner(owner) = part else {
-            reader.read(archive::read(part.segments(), store))?;
-            continue;
-        };
-        let digests: Vec<_> = owner.iter().map(|segment| &segment.digest.as_bytes()[..]).collect();
-        let key = store::key(&digests);
-        let known = store.record(PARTS, &key).map_err(io::Error::other)?;
-        if let Some(known) = known.and_then(|record| serde_json::from_slice(&record).ok()) {
-            reader.append(known);
-            continue;
+    for part in parts {
+        match owners.pop().flatten() {
+            Some(owner) => reader.layer.nodes.extend(owner?.nodes),
+            // Its links name what stands before.
+            None => reader.read(archive::read(part.segments(), store))?,
         }
-        let mut own = Reader::default();
-        own.read(archive::read(owner, store))?;
-        store
-            .put_record(PARTS, &key, &serde_json::to_vec(&own.layer)?)
-            .map_err(io::Error::other)?;
-        reader.append(own.layer);
     }
     Ok(reader.layer)
+}
+
+/// What one owner has, which has no whiteouts: by its record, or read now.
+fn read_owner(segments: &[Segment], store: &Store) -> io::Result<Layer> {
+    let digests: Vec<_> = segments.iter().map(|segment| &segment.digest.as_bytes()[..]).collect();
+    let key = store::key(&digests);
+    let known = store.record(PARTS, &key).map_err(io::Error::other)?;
+    if let Some(known) = known.and_then(|record| serde_json::from_slice(&record).ok()) {
+        return Ok(known);
+    }
+    let mut own = Reader::default();
+    own.read(archive::read(segments, store))?;
+    let record = serde_json::to_vec(&own.layer)?;
+    store.put_record(PARTS, &key, &record).map_err(io::Error::other)?;
+    Ok(own.layer)
 }
 
 /// Reads the pieces of one layer's tar.
 #[derive(Default)]
 struct Reader {
     layer: Layer,
-    /// Where each path stands, for hard links.
+    /// Where each of the first `placed` nodes stands, once a hard link was met.
     places: BTreeMap<String, usize>,
+    placed: usize,
 }
 
 impl Reader {
-    /// Adds what was read already. It has no whiteouts.
-    fn append(&mut self, part: Layer) {
-        for (path, node) in part.nodes {
-            self.add(path, node);
+    /// What stands at `path`.
+    fn find(&mut self, path: &str) -> Option<&Node> {
+        for (place, (path, _)) in self.layer.nodes.iter().enumerate().skip(self.placed) {
+            self.places.insert(path.clone(), place);
         }
-    }
-
-    fn add(&mut self, path: String, node: Node) {
-        self.places.insert(path.clone(), self.layer.nodes.len());
-        self.layer.nodes.push((path, node));
+        self.placed = self.layer.nodes.len();
+        self.places.get(path).map(|place| &self.layer.nodes[*place].1)
     }
 
     fn read(&mut self, tar: impl Read) -> io::Result<()> {
@@ -137,8 +146,8 @@ impl Reader {
                 Node::Link(String::from_utf8_lossy(&target.unwrap_or_default()).into_owned())
             } else if kind.is_hard_link() {
                 let target = normalised(&target.unwrap_or_default());
-                match self.places.get(&target).and_then(|place| self.layer.nodes.get(*place)) {
-                    Some((_, node)) => node.clone(),
+                match self.find(&target) {
+                    Some(node) => node.clone(),
                     // It is in a layer below; what it is there, the link says.
                     None => Node::Link(format!("/{target}")),
                 }
@@ -152,7 +161,7 @@ impl Reader {
             } else {
                 Node::Other
             };
-            self.add(path, node);
+            self.layer.nodes.push((path, node));
         }
         Ok(())
     }
