@@ -91,8 +91,8 @@ pub async fn assemble(request: &Request, world: &World) -> Result<Assembled> {
 
 async fn attempt(request: &Request, world: &World) -> Result<Assembled> {
     let cell = &request.cell;
-    let (artifact, images) = Box::pin(make(request, world)).await?;
-    let written = write(&artifact, request, world).await?;
+    let Ready { artifact, images, prepared } = Box::pin(make(request, world)).await?;
+    let written = write(&artifact, request, prepared, world).await?;
     Ok(Assembled {
         cell: cell.path.clone(),
         reference: cell.reference.to_string(),
@@ -102,25 +102,42 @@ async fn attempt(request: &Request, world: &World) -> Result<Assembled> {
     })
 }
 
-async fn write(artifact: &Artifact, request: &Request, world: &World) -> Result<Vec<String>> {
+async fn write(
+    artifact: &Artifact,
+    request: &Request,
+    prepared: destination::Prepared,
+    world: &World,
+) -> Result<Vec<String>> {
     let names = std::slice::from_ref(&request.cell.reference);
-    destination::write(artifact, names, &request.destinations, world)
+    destination::write(artifact, names, &request.destinations, prepared, world)
         .await
         .doing(|| format!("write {}", request.cell.reference))
 }
 
-/// The images of a cell, with all blobs in the store that their destinations need.
-async fn make(request: &Request, world: &World) -> Result<(Artifact, Vec<AssembledImage>)> {
+/// A cell that may be published.
+struct Ready {
+    artifact: Artifact,
+    images: Vec<AssembledImage>,
+    prepared: destination::Prepared,
+}
+
+/// The images of a cell, checked, with all blobs in the store that their destinations need.
+async fn make(request: &Request, world: &World) -> Result<Ready> {
     let cell = &request.cell;
     let mut images = Vec::new();
     let mut reports = Vec::new();
-    for platform in platforms(request, world) {
-        let (image, report) = assemble_platform(request, &platform, world).await?;
+    let mut prepared = destination::Prepared::default();
+    let platforms = platforms(request, world);
+    for platform in &platforms {
+        // What holds all platforms' images is written when they are there.
+        let early = if platforms.len() == 1 { &request.destinations[..] } else { &[] };
+        let (image, report, written) = assemble_platform(request, platform, early, world).await?;
         images.push(image);
         reports.push(report);
+        prepared = written;
     }
     let artifact = Artifact::new(images).doing(|| format!("make the index of {}", cell.path))?;
-    Ok((artifact, reports))
+    Ok(Ready { artifact, images: reports, prepared })
 }
 
 /// What is made of the request's platforms: archives alone hold one, this machine's if it is there.
@@ -144,8 +161,9 @@ fn platforms(request: &Request, world: &World) -> Vec<Platform> {
 async fn assemble_platform(
     request: &Request,
     platform: &Platform,
+    early: &[Destination],
     world: &World,
-) -> Result<(Image, AssembledImage)> {
+) -> Result<(Image, AssembledImage, destination::Prepared)> {
     let cell = &request.cell;
     let base = stand_on(request, platform, world).await?;
     let plan = plan::plan(request, &base).doing(|| format!("plan {}", cell.path))?;
@@ -167,11 +185,19 @@ async fn assemble_platform(
     let checking = gate::check(made.outlines(), &base, &expected, with_files, world);
     let checking = Work::Check.time(&*world.progress, checking);
     let built = made.built.clone();
+    let writing = async {
+        let layers = made.join(world).await.doing(making)?;
+        let image = image::stack(&base, &layers, &plan.config, &plan.annotations, plan.created)
+            .doing(|| format!("stack the image of {} for {platform}", cell.path))?;
+        let names = std::slice::from_ref(&cell.reference);
+        let prepared = destination::prepare(&image, names, early, world).await;
+        Ok::<_, crate::Error>((layers, image, prepared))
+    };
     // What a layer holds is known before its bytes are in one place.
-    let (layers, checked) = tokio::join!(made.join(world), checking);
-    let (layers, checked) = (layers.doing(making)?, checked.doing(doing)?);
-    let image = image::stack(&base, &layers, &plan.config, &plan.annotations, plan.created)
-        .doing(|| format!("stack the image of {} for {platform}", cell.path))?;
+    let (made, checked) = tokio::join!(writing, checking);
+    let (layers, image, prepared) = made?;
+    let checked = checked.doing(doing)?;
+    let prepared = prepared.doing(|| format!("write {}", cell.reference))?;
     let start = match (request.check, &plan.start_check) {
         (Check::Off, _) => Start::NotRun("--no-check".into()),
         (_, None) => Start::NotRun("no layer has a [check] command".into()),
@@ -197,7 +223,7 @@ async fn assemble_platform(
         checked,
         start,
     };
-    Ok((image, report))
+    Ok((image, report, prepared))
 }
 
 /// What was found of an image that was made before.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use super::{Error, OCI_LAYOUT, Written, blobs, descriptors, entries, for_each_blob};
 use super::{Writers, index_json, layout, parse_index_json};
@@ -62,18 +63,38 @@ pub fn only_image(artifact: &Artifact) -> Result<&Image, Error> {
     }
 }
 
-/// Writes `image` to a tar at `path` under `names`, each of which needs a tag; at most `parallel`
+/// An archive that is whole and lies beside its place. Dropping it leaves nothing behind.
+#[derive(Debug)]
+#[must_use = "an archive is in its place only after `publish`"]
+pub struct Prepared {
+    file: NamedTempFile,
+    written: Written,
+}
+
+impl Prepared {
+    /// Puts the archive in its place.
+    ///
+    /// # Errors
+    /// The disk said no. What was there stays then.
+    pub fn publish(self) -> Result<Written, Error> {
+        let Self { file, written } = self;
+        file.persist(&written.path).map_err(|e| Error::write(&written.path, e.error))?;
+        Ok(written)
+    }
+}
+
+/// Writes `image` to a tar beside `path` under `names`, each of which needs a tag; at most `parallel`
 /// blobs are copied at once.
 ///
 /// # Errors
-/// A blob is missing or damaged in `store`, or the disk said no. What was at `path` stays then.
-pub fn write(
+/// A blob is missing or damaged in `store`, or the disk said no.
+pub fn prepare(
     image: &Image,
     names: &[Reference],
     store: &Store,
     path: &Path,
     parallel: usize,
-) -> Result<Written, Error> {
+) -> Result<Prepared, Error> {
     let failed = |e| Error::write(path, e);
     let index = index_json(&entries(&image.descriptor, names)?)?;
     let docker = to_canonical_vec(&[docker_entry(image, names)?])?;
@@ -114,12 +135,8 @@ pub fn write(
         Ok(blob.size())
     })?;
     writers.finish().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(Written {
-        path: path.to_owned(),
-        digest: descriptor_digest(&image.descriptor).map_err(crate::image::Error::from)?,
-        bytes,
-    })
+    let digest = descriptor_digest(&image.descriptor).map_err(crate::image::Error::from)?;
+    Ok(Prepared { file, written: Written { path: path.to_owned(), digest, bytes } })
 }
 
 /// The tar without the contents of its entries. What is not written is zeros, as padding should be.
@@ -302,7 +319,7 @@ mod tests {
         let (folder, store, image) = stored("linux/amd64");
         let path = folder.path().join("a.tar");
         let names = names(&["docker.io/grubykarol/app:1.0", "localhost:5000/app:1.0", "app:x"]);
-        write(&image, &names, &store, &path, 2).unwrap();
+        prepare(&image, &names, &store, &path, 2).unwrap().publish().unwrap();
         let bytes = fs::read(&path).unwrap();
         assert_eq!(bytes.len() % 512, 0);
 
@@ -381,7 +398,7 @@ mod tests {
     fn no_byte_of_a_blob_can_change_unseen() {
         let (folder, store, image) = stored("linux/amd64");
         let path = folder.path().join("a.tar");
-        write(&image, &names(&["app:1"]), &store, &path, 2).unwrap();
+        prepare(&image, &names(&["app:1"]), &store, &path, 2).unwrap().publish().unwrap();
         let right = fs::read(&path).unwrap();
         let entries = Archive::open(&path).unwrap().entries;
         for (name, (start, size)) in &entries {
@@ -406,7 +423,7 @@ mod tests {
     fn tars_that_readers_would_take_for_different_images() {
         let (folder, store, image) = stored("linux/amd64");
         let path = folder.path().join("a.tar");
-        write(&image, &names(&["app:1"]), &store, &path, 2).unwrap();
+        prepare(&image, &names(&["app:1"]), &store, &path, 2).unwrap().publish().unwrap();
         let right = fs::read(&path).unwrap();
         let rewrite = |edit: &dyn Fn(&str, Vec<u8>) -> Files| {
             let mut made = tar::Builder::new(Vec::new());

@@ -33,8 +33,37 @@ pub use import::import;
 
 use writers::Writers;
 
+/// Archives that are whole and lie beside their places, by these. Dropping them leaves nothing behind.
+#[derive(Debug, Default)]
+#[must_use = "an archive is in its place only when it is written"]
+pub struct Prepared(BTreeMap<PathBuf, archive::Prepared>);
+
+/// Writes what can be written of the only image of an artifact while it is being checked: every
+/// destination stays as it is.
+///
+/// # Errors
+/// A blob is missing or damaged in the store, or the disk said no.
+pub async fn prepare(
+    image: &Image,
+    names: &[Reference],
+    destinations: &[Destination],
+    world: &World,
+) -> Result<Prepared, Error> {
+    let mut prepared = BTreeMap::new();
+    for destination in destinations {
+        let Destination::Archive(path) = destination else { continue };
+        world.progress.step(&format!("writing {}", path.display()));
+        let (image, names, path) = (image.clone(), names.to_vec(), path.clone());
+        let (store, parallel, to) = (world.store.clone(), world.parallel, path.clone());
+        let preparing = on_thread(move || archive::prepare(&image, &names, &store, &to, parallel));
+        prepared.insert(path, Work::Write.time(&*world.progress, preparing).await?);
+    }
+    Ok(Prepared(prepared))
+}
+
 /// Writes an artifact to every destination, in order; returns one line for each: where it is and what
-/// it took. `names` are what the image is called on disk.
+/// it took. `names` are what the image is called on disk. What is `prepared` is of the same artifact
+/// and names.
 ///
 /// # Errors
 /// A destination failed; those before it are written.
@@ -42,8 +71,10 @@ pub async fn write(
     artifact: &Artifact,
     names: &[Reference],
     destinations: &[Destination],
+    prepared: Prepared,
     world: &World,
 ) -> Result<Vec<String>, Error> {
+    let Prepared(mut prepared) = prepared;
     let mut written = Vec::new();
     for destination in destinations {
         match destination {
@@ -60,7 +91,10 @@ pub async fn write(
                 written.extend(report.lines());
             }
             Destination::Archive(path) | Destination::Layout(path) => {
-                world.progress.step(&format!("writing {}", path.display()));
+                let prepared = prepared.remove(path);
+                if prepared.is_none() {
+                    world.progress.step(&format!("writing {}", path.display()));
+                }
                 let (artifact, names) = (artifact.clone(), names.to_vec());
                 let (store, path) = (world.store.clone(), path.clone());
                 let is_archive = matches!(destination, Destination::Archive(_));
@@ -74,9 +108,11 @@ pub async fn write(
                     ));
                 }
                 let writing = on_thread(move || {
-                    if is_archive {
+                    if let Some(prepared) = prepared {
+                        prepared.publish()
+                    } else if is_archive {
                         let image = archive::only_image(&artifact)?;
-                        archive::write(image, &names, &store, &path, parallel)
+                        archive::prepare(image, &names, &store, &path, parallel)?.publish()
                     } else {
                         layout::write(&artifact, &names, &store, &path, parallel)
                     }
@@ -342,7 +378,8 @@ mod tests {
             let (folder, store, image) = stored("linux/amd64");
             let artifact = Artifact::new(vec![image.clone()]).unwrap();
             let out = folder.path().join("deep/out");
-            let tar = archive::write(&image, &names, &store, &out.join("a.tar"), 2).unwrap();
+            let tar = archive::prepare(&image, &names, &store, &out.join("a.tar"), 2).unwrap();
+            let tar = tar.publish().unwrap();
             let layout = layout::write(&artifact, &names, &store, &out.join("l"), 2).unwrap();
             assert_eq!(tar.digest, layout.digest);
             assert_eq!(tar.bytes, fs::metadata(&tar.path).unwrap().len());
@@ -384,7 +421,7 @@ mod tests {
                 }
                 let tar = folder.path().join("a.tar");
                 fs::write(&tar, "older").unwrap();
-                let error = archive::write(&image, &names, &store, &tar, 2).unwrap_err();
+                let error = archive::prepare(&image, &names, &store, &tar, 2).unwrap_err();
                 assert_eq!(error.kind(), kind.unwrap_or(Kind::Unexpected));
                 assert!(error.to_string().contains(&digest.to_string()), "{error}");
                 // What is damaged is not found again.
@@ -404,7 +441,7 @@ mod tests {
     fn names_need_tags() {
         let (folder, store, image) = stored("linux/amd64");
         let path = folder.path().join("a.tar");
-        let error = archive::write(&image, &names(&["app"]), &store, &path, 2).unwrap_err();
+        let error = archive::prepare(&image, &names(&["app"]), &store, &path, 2).unwrap_err();
         assert_eq!(error.to_string(), "`docker.io/library/app` has no tag");
         assert!(!path.exists());
     }
