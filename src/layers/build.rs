@@ -215,8 +215,9 @@ async fn python_layer(
 
 /// What earlier runs made of the wheels.
 async fn find(wheels: &[WheelFile], options: &Options, world: &World) -> Result<Found, Error> {
-    let (wheels, options, store) = (wheels.to_vec(), options.clone(), world.store.clone());
-    on_thread(move || super::find(&wheels, &options, &store)).await
+    let (wheels, options) = (wheels.to_vec(), options.clone());
+    let (store, parallel) = (world.store.clone(), world.parallel);
+    on_thread(move || super::find(&wheels, &options, &store, parallel)).await
 }
 
 /// The plan's wheels that come from a package index, if they are wanted.

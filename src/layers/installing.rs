@@ -39,11 +39,17 @@ impl Found {
     }
 }
 
-/// Looks for what earlier runs made of these wheels; their order does not matter.
+/// Looks for what earlier runs made of these wheels, on at most `parallel` threads; their order does not
+/// matter.
 ///
 /// # Errors
 /// The store cannot be read.
-pub fn find(wheels: &[WheelFile], options: &Options, store: &Store) -> Result<Found, Error> {
+pub fn find(
+    wheels: &[WheelFile],
+    options: &Options,
+    store: &Store,
+    parallel: usize,
+) -> Result<Found, Error> {
     let mut wheels = wheels.to_vec();
     wheels.sort_by(|one, other| {
         (&one.name, &one.version, &one.file_name).cmp(&(
@@ -52,11 +58,12 @@ pub fn find(wheels: &[WheelFile], options: &Options, store: &Store) -> Result<Fo
             &other.file_name,
         ))
     });
-    let kept = |wheel| {
+    let kept = side_by_side(wheels.len(), parallel, |number| {
+        let wheel = &wheels[number];
         let key = kept::distribution_key(wheel, options);
         kept::distribution(&key, wheel, store).map(|kept| (key, kept))
-    };
-    let kept = wheels.iter().map(kept).collect::<Result<_, _>>()?;
+    });
+    let kept = kept.into_iter().collect::<Result<_, _>>()?;
     Ok(Found { wheels, kept })
 }
 

@@ -23,7 +23,7 @@ const PARTS: &str = "parts";
 const LAYERS: &str = "layers";
 const TARS: &str = "tar-begins";
 const GZIPS: &str = "gzip-begins";
-const FILES: &str = "files";
+const BYTES: &str = "bytes";
 
 /// A distribution that an earlier run installed: what it puts where, and all of that compressed.
 #[derive(Clone, Debug)]
@@ -262,17 +262,17 @@ pub(super) fn keep_part(key: &Digest, segments: &[Segment], store: &Store) -> Re
     write(PARTS, key, &segments, store)
 }
 
-/// The segments of a large file's bytes, wherever it lies.
-pub(super) fn file(known: &Known, store: &Store) -> Result<Option<Vec<Segment>>, Error> {
-    let segments = read::<Vec<Segment>>(FILES, &file_key(known), store)?;
+/// The segments of nothing but these bytes: of a large file, wherever it lies, or of a layer's folders.
+pub(super) fn bytes(known: &Known, store: &Store) -> Result<Option<Vec<Segment>>, Error> {
+    let segments = read::<Vec<Segment>>(BYTES, &bytes_key(known), store)?;
     Ok(segments.filter(|segments| segments.iter().all(|segment| segment.is_stored(store))))
 }
 
-pub(super) fn keep_file(known: &Known, segments: &[Segment], store: &Store) -> Result<(), Error> {
-    write(FILES, &file_key(known), &segments, store)
+pub(super) fn keep_bytes(known: &Known, segments: &[Segment], store: &Store) -> Result<(), Error> {
+    write(BYTES, &bytes_key(known), &segments, store)
 }
 
-fn file_key(Known { size, sha256 }: &Known) -> Digest {
+fn bytes_key(Known { size, sha256 }: &Known) -> Digest {
     let mut inputs = Inputs::new();
     inputs.add(size.to_le_bytes());
     inputs.add(sha256.as_bytes());

@@ -41,7 +41,7 @@ fn treated(
     n: usize,
 ) -> Result<Python, Error> {
     let options = options(treatment);
-    python(find(wheels, &options, store)?, &options, &BTreeMap::new(), store, n)
+    python(find(wheels, &options, store, n)?, &options, &BTreeMap::new(), store, n)
 }
 
 fn options(treatment: Treatment) -> Options {

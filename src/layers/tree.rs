@@ -200,6 +200,17 @@ impl<F: PartialEq> Tree<F> {
     /// # Errors
     /// Something else is there, or is a folder's place taken by a file or link, above or below.
     pub fn insert(&mut self, path: ContainerPath, entry: Entry<F>) -> Result<(), Clash> {
+        self.insert_below(path, entry, &mut None)
+    }
+
+    /// As [`Self::insert`]. Nothing but folders is at `sound` or above it: if that is the parent, none
+    /// has to be looked at.
+    fn insert_below(
+        &mut self,
+        path: ContainerPath,
+        entry: Entry<F>,
+        sound: &mut Option<ContainerPath>,
+    ) -> Result<(), Clash> {
         if let Some(first) = self.entries.get(&path) {
             return if first.is_same_on_disk(&entry) {
                 Ok(())
@@ -207,18 +218,22 @@ impl<F: PartialEq> Tree<F> {
                 Err(Clash::of(&path, first, &entry))
             };
         }
-        let mut ancestor = path.parent();
-        while let Some(folder) = ancestor {
-            match self.entries.get(&folder) {
-                Some(first) if first.node != Node::Directory => {
-                    return Err(Clash::new(&folder, first, "a folder", &entry.owner));
+        let parent = path.parent();
+        if parent != *sound {
+            let mut ancestor = parent.clone();
+            while let Some(folder) = ancestor {
+                match self.entries.get(&folder) {
+                    Some(first) if first.node != Node::Directory => {
+                        return Err(Clash::new(&folder, first, "a folder", &entry.owner));
+                    }
+                    // Whoever put an explicit folder there has looked further up.
+                    Some(_) => break,
+                    None => ancestor = folder.parent(),
                 }
-                // Whoever put an explicit folder there has looked further up.
-                Some(_) => break,
-                None => ancestor = folder.parent(),
             }
+            *sound = parent;
         }
-        let below = self.below(&path).next();
+        let below = self.below(&path);
         if let (false, Some((_, below))) = (entry.node == Node::Directory, below) {
             return Err(Clash {
                 first: "a folder",
@@ -234,22 +249,31 @@ impl<F: PartialEq> Tree<F> {
     /// # Errors
     /// As [`Self::insert`]; which clash is reported does not depend on anything but the two trees.
     pub fn merge(&mut self, other: Self) -> Result<(), Clash> {
+        let mut sound = None;
         for (path, entry) in other.entries {
-            self.insert(path, entry)?;
+            self.insert_below(path, entry, &mut sound)?;
         }
         Ok(())
     }
 
-    /// Entries strictly below `path`, in byte order.
-    fn below(&self, path: &ContainerPath) -> impl Iterator<Item = (&ContainerPath, &Entry<F>)> {
-        // `a-b` sorts between `a` and `a/b`: the range has to begin behind the slash.
-        let prefix = match path.as_relative() {
-            "" => String::new(),
-            relative => format!("{relative}/"),
+    /// The first entry strictly below `path`, in byte order.
+    fn below(&self, path: &ContainerPath) -> Option<(&ContainerPath, &Entry<F>)> {
+        let path = path.as_relative();
+        let first_after = |text: &str| {
+            let after = (Bound::Excluded(text), Bound::Unbounded);
+            self.entries.range::<str, _>(after).next()
         };
-        self.entries
-            .range::<str, _>((Bound::Excluded(&*prefix), Bound::Unbounded))
-            .take_while(move |(candidate, _)| candidate.as_relative().starts_with(&prefix))
+        let starts_with = |prefix: &str, (candidate, _): &(&ContainerPath, _)| {
+            candidate.as_relative().starts_with(prefix)
+        };
+        // Most often nothing begins alike.
+        let next = first_after(path).filter(|next| starts_with(path, next))?;
+        if path.is_empty() {
+            return Some(next);
+        }
+        // `a-b` sorts between `a` and `a/b`.
+        let prefix = format!("{path}/");
+        first_after(&prefix).filter(|next| starts_with(&prefix, next))
     }
 }
 

@@ -128,7 +128,7 @@ fn install(wheels: &Path, minor: u8, store: &Path, tar: &Path, to: &Path) {
         treatment: Treatment::default(),
         compiler: None,
     };
-    let found = find(&wheels, &options, &store).unwrap();
+    let found = find(&wheels, &options, &store, 2).unwrap();
     let made = python(found, &options, &BTreeMap::new(), &store, 2).unwrap();
     assert_eq!(made.installed.len(), AWKWARD.len());
     let (layer, _) = made.layer("wheels", Trust::Begin, &store).unwrap();

@@ -68,10 +68,17 @@ fn keep(piece: &[u8], packer: &mut Packer, store: &Store) -> Result<Segment, Err
     Ok(Segment { digest, size, crc32: crc32fast::hash(piece), uncompressed })
 }
 
-/// Compresses a tar that no earlier run has.
+/// The segments of a small tar, compressed unless an earlier run did.
 pub(super) fn keep_tar(tar: &[u8], store: &Store) -> Result<Vec<Segment>, Error> {
+    let known = Known::of(tar);
+    if let Some(segments) = kept::bytes(&known, store)? {
+        return Ok(segments);
+    }
     let mut packer = Packer::new();
-    tar.chunks(CUT).map(|piece| keep(piece, &mut packer, store)).collect()
+    let pieces = tar.chunks(CUT).map(|piece| keep(piece, &mut packer, store));
+    let segments: Vec<Segment> = pieces.collect::<Result<_, _>>()?;
+    kept::keep_bytes(&known, &segments, store)?;
+    Ok(segments)
 }
 
 /// What a layer's tar was put together of, in order.
@@ -212,7 +219,7 @@ pub(super) fn compress(
     let (tar, large) = outcome?;
     for Large { known, from, to } in large {
         let pieces: Vec<Segment> = packed.range(from..to).map(|(_, segment)| *segment).collect();
-        kept::keep_file(&known, &pieces, store)?;
+        kept::keep_bytes(&known, &pieces, store)?;
     }
     for ((section, _), segment) in packed {
         segments[section].push(segment);
@@ -357,7 +364,7 @@ impl<'a> Cutter<'a> {
         }
         self.cut();
         let (known, from) = (content.known(), self.place);
-        if let Some(segments) = kept::file(&known, self.store)? {
+        if let Some(segments) = kept::bytes(&known, self.store)? {
             for segment in segments {
                 self.pass(&segment)?;
                 self.pool.lock().packed.insert(self.place, Ok(segment));
