@@ -29,6 +29,7 @@ use super::{Error, Layer};
 use crate::oci::Digest;
 use crate::store::Store;
 
+mod blocks;
 mod deflate;
 mod entry;
 mod gzip;

@@ -29,8 +29,8 @@ use crate::store::Store;
 /// every thread; twice as many make a layer 0.2 % smaller.
 pub(super) const CUT: usize = 512 << 10;
 
-/// Bytes of a file that has segments of its own. Two distributions of one project share a third of
-/// their bytes in such files; half as many would make a layer 0.1 % larger, and share no more.
+/// Bytes of a file that has segments of its own. Of the load generator's next version one file, a third of
+/// its bytes, was the same, and none else above 64 KiB; each cut costs compression.
 pub(super) const LARGE: u64 = 256 << 10;
 
 /// A piece of a layer's gzip stream, in the store.
@@ -134,7 +134,7 @@ impl io::Read for Unpacked<'_> {
             let Some(segment) = self.segments.next() else { return Ok(0) };
             let packed = self.store.read(&segment.digest).map_err(io::Error::other)?;
             let packed = packed.ok_or(io::ErrorKind::NotFound)?;
-            self.rest.extend(self.unpacker.unpack(packed, segment.uncompressed)?);
+            self.rest.extend(self.unpacker.unpack(packed, segment.uncompressed, segment.crc32)?);
         }
         self.rest.read(buffer)
     }
@@ -338,7 +338,7 @@ impl<'a> Cutter<'a> {
     /// Lets a segment pass that is one already.
     fn pass(&mut self, segment: &Segment) -> Result<(), Error> {
         let bytes = segment.read(self.store)?;
-        let plain = self.unpacker.unpack(bytes, segment.uncompressed);
+        let plain = self.unpacker.unpack(bytes, segment.uncompressed, segment.crc32);
         let passed = plain.and_then(|plain| self.tar.write_all(plain));
         passed.map_err(|error| self.failed(error))
     }
