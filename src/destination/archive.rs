@@ -126,12 +126,8 @@ pub fn prepare(
     let bytes = frame.finish().map_err(failed)?;
     let writers = Writers::new(file.as_file());
     for_each_blob(&blobs, parallel, Some(&writers), |digest, blob| {
-        let mut end = places.get(digest).copied().unwrap_or_default();
-        blob.copy(digest, store, path, |bytes| {
-            let place = end;
-            end += bytes.len() as u64;
-            writers.put(place, bytes)
-        })?;
+        let place = places.get(digest).copied().unwrap_or_default();
+        blob.copy(digest, store, (path, place), |place, bytes| writers.put(place, bytes))?;
         Ok(blob.size())
     })?;
     writers.finish().map_err(failed)?;

@@ -161,7 +161,7 @@ impl Layout {
             }
         }
         self.write_file(&path, |file| {
-            blob.copy(digest, store, &path, |bytes| file.write_all(&bytes).map(|()| bytes))
+            blob.copy(digest, store, (&path, 0), |_, bytes| file.write_all(&bytes).map(|()| bytes))
         })?;
         Ok(blob.size())
     }
