@@ -16,12 +16,11 @@ pub(super) struct CachedPage {
 }
 
 impl CachedPage {
-    /// The record of the page with that body.
-    pub(super) fn join(&self, body: &[u8]) -> Vec<u8> {
+    /// What stands before the body in a record.
+    pub(super) fn head(&self) -> Vec<u8> {
         // A struct of strings can always be written as JSON; if not, the record is found to be damaged.
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         bytes.push(b'\n');
-        bytes.extend_from_slice(body);
         bytes
     }
 
@@ -47,7 +46,7 @@ mod tests {
             etag: Some("\"x\"".into()),
             last_modified: None,
         };
-        let record = page.join(b"line\nline");
+        let record = [&page.head()[..], b"line\nline"].concat();
         assert_eq!(CachedPage::split(record), Some((page, b"line\nline".to_vec())));
         assert_eq!(CachedPage::split(Vec::from(*b"{}\n")), None);
         assert_eq!(CachedPage::split(Vec::new()), None);

@@ -51,6 +51,8 @@ struct Inner {
     whole_pages: Semaphore,
 }
 
+/// What a page's record begins with is shorter.
+const LONGEST_HEAD: u64 = 8 << 10;
 /// As many pages are asked for and parsed at once.
 const PAGES_AT_ONCE: usize = 8;
 
@@ -215,8 +217,9 @@ impl Client {
                 cached_page(store, &key)?.ok_or_else(|| Error::Offline(redact(url)))?;
             return Ok(page.found.then_some((page, body)));
         }
-        // Many questions are under way at once: only the page's head waits for the answer.
-        let cached = cached_page(store, &key)?.map(|(page, _body)| page);
+        // What it says is only asked: whatever is used of the page is verified then.
+        let begin = store.record_begin(PAGES, &key, LONGEST_HEAD)?;
+        let cached = begin.and_then(CachedPage::split).map(|(page, _body)| page);
 
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(page::ACCEPT));
@@ -255,9 +258,7 @@ impl Client {
             url: answer.url,
         };
         let body = if found { answer.body } else { Vec::new() };
-        if cached_page(store, &key)?.is_none_or(|(known, before)| known != page || before != body) {
-            store.put_record(PAGES, &key, &page.join(&body))?;
-        }
+        store.put_parts(PAGES, &key, &[&page.head(), &body])?;
         Ok(found.then_some((page, body)))
     }
 

@@ -246,15 +246,13 @@ impl Store {
     /// # Errors
     /// The disk said no.
     pub fn record(&self, kind: &str, key: &Digest) -> Result<Option<Vec<u8>>, Error> {
-        let path = self.root.join("keyed").join(kind).join(key.hex());
-        match fs::read(&path) {
-            // A record is `<digest of the rest>\n<the rest>`.
+        match fs::read(self.record_path(kind, key)) {
             Ok(mut bytes) => {
-                let is_whole = bytes.split_at_checked(72).is_some_and(|(head, rest)| {
-                    head == format!("{}\n", Digest::of(rest)).as_bytes()
-                });
+                let is_whole = bytes
+                    .split_at_checked(HEAD)
+                    .is_some_and(|(head, rest)| head == head_of(&Digest::of(rest)).as_bytes());
                 Ok(is_whole.then(|| {
-                    bytes.drain(..72);
+                    bytes.drain(..HEAD);
                     bytes
                 }))
             }
@@ -263,20 +261,73 @@ impl Store {
         }
     }
 
+    /// The first `most` bytes of a record, or all if it has fewer; `None` if there is none. They are not
+    /// verified: only all of a record can be.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn record_begin(
+        &self,
+        kind: &str,
+        key: &Digest,
+        most: u64,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let mut bytes = Vec::new();
+        match fs::File::open(self.record_path(kind, key)) {
+            Ok(file) => {
+                file.take(HEAD as u64 + most).read_to_end(&mut bytes).map_err(|e| self.disk(e))?
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(self.disk(e)),
+        };
+        bytes.drain(..HEAD.min(bytes.len()));
+        Ok(Some(bytes))
+    }
+
     /// Stores a record for `key` among records of `kind`, replacing an older one. It is not synced: a
     /// record that a power failure damaged is absent.
     ///
     /// # Errors
     /// The disk said no.
     pub fn put_record(&self, kind: &str, key: &Digest, value: &[u8]) -> Result<(), Error> {
-        let folder = self.root.join("keyed").join(kind);
-        fs::create_dir_all(&folder).map_err(|e| self.disk(e))?;
+        self.write_record(kind, key, &Digest::of(value), &[value])
+    }
+
+    /// As [`Self::put_record`] of large `parts` behind each other, unless that seems to be there.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn put_parts(&self, kind: &str, key: &Digest, parts: &[&[u8]]) -> Result<(), Error> {
+        let mut hasher = DigestWriter::new(io::sink());
+        parts.iter().try_for_each(|part| hasher.write_all(part)).map_err(|e| self.disk(e))?;
+        let (_, digest, size) = hasher.finish();
+        let mut head = [0; HEAD];
+        let is_there = fs::File::open(self.record_path(kind, key)).is_ok_and(|mut file| {
+            let has_size = file.metadata().is_ok_and(|found| found.len() == size + HEAD as u64);
+            has_size && file.read_exact(&mut head).is_ok() && head == *head_of(&digest).as_bytes()
+        });
+        if is_there { Ok(()) } else { self.write_record(kind, key, &digest, parts) }
+    }
+
+    fn write_record(
+        &self,
+        kind: &str,
+        key: &Digest,
+        digest: &Digest,
+        parts: &[&[u8]],
+    ) -> Result<(), Error> {
+        let path = self.record_path(kind, key);
+        fs::create_dir_all(path.parent().unwrap_or(&self.root)).map_err(|e| self.disk(e))?;
         let mut file = NamedTempFile::new_in(self.run()?).map_err(|e| self.disk(e))?;
-        file.write_all(format!("{}\n", Digest::of(value)).as_bytes())
-            .and_then(|()| file.write_all(value))
+        file.write_all(head_of(digest).as_bytes())
+            .and_then(|()| parts.iter().try_for_each(|part| file.write_all(part)))
             .map_err(|e| self.disk(e))?;
-        file.persist(folder.join(key.hex())).map_err(|e| self.disk(e.error))?;
+        file.persist(path).map_err(|e| self.disk(e.error))?;
         Ok(())
+    }
+
+    fn record_path(&self, kind: &str, key: &Digest) -> PathBuf {
+        self.root.join("keyed").join(kind).join(key.hex())
     }
 
     /// The unpacked tree for `key`, if it is there and still what was put there: every file of it is
@@ -343,6 +394,14 @@ impl Store {
     pub fn temporary_directory(&self) -> Result<TempDir, Error> {
         TempDir::new_in(self.run()?).map_err(|e| self.disk(e))
     }
+}
+
+/// Bytes of what a record begins with.
+const HEAD: usize = 72;
+
+/// A record is `<digest of the rest>\n<the rest>`.
+fn head_of(digest: &Digest) -> String {
+    format!("{digest}\n")
 }
 
 /// The kind of the records of what trees of a kind hold.
@@ -424,6 +483,22 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
         assert_eq!(store.record("wheel", &record).unwrap(), None);
+        for (parts, expected) in [
+            (["va", "lue2"], "value2"),
+            (["value", "2"], "value2"),
+            (["", ""], ""),
+            (["v", ""], "v"),
+        ] {
+            let parts = parts.map(str::as_bytes);
+            store.put_parts("wheel", &record, &parts).unwrap();
+            let begin = store.record_begin("wheel", &record, 3).unwrap().unwrap();
+            assert_eq!(begin, expected.as_bytes()[..expected.len().min(3)]);
+            let found = store.record("wheel", &record).unwrap();
+            assert_eq!(found.as_deref(), Some(expected.as_bytes()));
+            let before = fs::metadata(&path).unwrap().modified().unwrap();
+            store.put_parts("wheel", &record, &parts).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+        }
     }
 
     #[tokio::test]
