@@ -79,8 +79,13 @@ fn run(arguments: &Arguments, terminal: &Arc<Terminal>) -> Result<()> {
             _ = tokio::signal::ctrl_c() => Err(Error::Interrupted).doing(|| "finish".into()),
         }
     });
-    // Files are written on blocking threads: each is finished and renamed, or removed.
-    runtime.shutdown_timeout(LAST_WRITES);
+    if outcome.is_ok() {
+        // Nothing is under way that anybody waits for.
+        runtime.shutdown_background();
+    } else {
+        // Files are written on blocking threads: each is finished and renamed, or removed.
+        runtime.shutdown_timeout(LAST_WRITES);
+    }
     outcome
 }
 
