@@ -190,7 +190,7 @@ impl Blob<'_> {
         };
         // Never more than was promised: a tar's header already says how much comes.
         let mut file = file.take(size);
-        let mut found = DigestWriter::new(io::sink());
+        let mut verifier = store.verifier(digest, size)?;
         let (mut piece, mut place) = (Vec::new(), place);
         loop {
             // As much as ends where the file system's own large pieces do.
@@ -203,22 +203,22 @@ impl Blob<'_> {
                 Err(e) => return Err(Error::read(&blob_path, e)),
             };
             piece.truncate(read);
-            let put = found.write_all(&piece).and_then(|()| put(place, std::mem::take(&mut piece)));
+            let put =
+                verifier.write_all(&piece).and_then(|()| put(place, std::mem::take(&mut piece)));
             piece = put.map_err(|e| Error::write(path, e))?;
             place += read as u64;
         }
-        let (_, found, found_size) = found.finish();
-        if found != *digest || found_size != size {
-            // Removes it, so that the next run fetches or builds it again.
-            store.verify(digest)?;
-            return Err(Error::Damaged {
-                expected: *digest,
-                expected_size: size,
-                found,
-                found_size,
-            });
+        if verifier.finish()? {
+            return Ok(());
         }
-        Ok(())
+        let mut found = DigestWriter::new(io::sink());
+        fs::File::open(&blob_path)
+            .and_then(|mut file| io::copy(&mut file, &mut found))
+            .map_err(|e| Error::read(&blob_path, e))?;
+        let (_, found, found_size) = found.finish();
+        // Removes it, so that the next run fetches or builds it again.
+        store.verify(digest)?;
+        Err(Error::Damaged { expected: *digest, expected_size: size, found, found_size })
     }
 }
 

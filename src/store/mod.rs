@@ -32,7 +32,7 @@ use crate::oci::digest::DigestWriter;
 mod blob;
 mod listing;
 
-pub use blob::{BlobReader, BlobWriter};
+pub use blob::{BlobReader, BlobWriter, Verifier};
 
 /// The cache's root, opened. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -224,6 +224,14 @@ impl Store {
         Ok(Some(BlobReader { store: self.clone(), digest: *digest, file, hasher }))
     }
 
+    /// For whoever reads a blob of so many bytes itself: see [`Verifier`].
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn verifier(&self, digest: &Digest, size: u64) -> Result<Verifier, Error> {
+        Verifier::new(self, digest, size)
+    }
+
     /// The whole blob, verified; `None` if it is absent or was damaged. For documents.
     ///
     /// # Errors
@@ -324,6 +332,14 @@ impl Store {
             .map_err(|e| self.disk(e))?;
         file.persist(path).map_err(|e| self.disk(e.error))?;
         Ok(())
+    }
+
+    /// Removes a record, if there is one.
+    fn forget(&self, kind: &str, key: &Digest) -> Result<(), Error> {
+        match fs::remove_file(self.record_path(kind, key)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.disk(e)),
+            _ => Ok(()),
+        }
     }
 
     fn record_path(&self, kind: &str, key: &Digest) -> PathBuf {
@@ -455,6 +471,37 @@ mod tests {
             assert_eq!(store.put_unsynced(b"layer").unwrap(), digest);
             assert!(store.verify(&digest).unwrap(), "{there}");
         }
+    }
+
+    #[test]
+    fn a_large_blob_is_verified_by_what_was_found_before() {
+        let (_folder, store) = store();
+        let large = vec![7; 2 << 20];
+        let digest = store.put(&large).unwrap();
+        let is_right = |bytes: &[u8]| {
+            let mut verifier = store.verifier(&digest, large.len() as u64).unwrap();
+            bytes.chunks(100_000).for_each(|piece| verifier.write_all(piece).unwrap());
+            verifier.finish().unwrap()
+        };
+        let is_known = || store.record("blake3", &digest).unwrap().is_some();
+        let mut other = large.clone();
+        other[1 << 20] ^= 1;
+        for wrong in [&other[..], &large[1..], &[&large[..], &[0]].concat(), &[]] {
+            assert!(!is_right(wrong) && !is_known());
+            assert!(is_right(&large) && is_known());
+            assert!(is_right(&large) && is_known());
+            assert!(!is_right(wrong) && !is_known());
+        }
+        // What was found is believed only if it is a record, and is no other blob's.
+        store.put_record("blake3", &digest, b"short").unwrap();
+        assert!(is_right(&large));
+        store.put_record("blake3", &digest, blake3::hash(&other).as_bytes()).unwrap();
+        assert!(!is_right(&large));
+        assert!(is_right(&large));
+        let mut small = store.verifier(&Digest::of(b"small"), 5).unwrap();
+        small.write_all(b"small").unwrap();
+        assert!(small.finish().unwrap());
+        assert!(store.record("blake3", &Digest::of(b"small")).unwrap().is_none());
     }
 
     #[test]
