@@ -49,7 +49,7 @@ pub struct BuildRequest {
 
 impl BuildRequest {
     /// What the result is found by: a digest over all that goes in. With a compiler, nothing of it is of
-    /// the machine that runs the build: see [`toolchain`].
+    /// the machine that runs the build: see [`super::toolchain`].
     pub fn key(&self) -> Digest {
         let requirements: BTreeSet<_> =
             self.build_requirements.iter().chain(&self.alternatives).collect();
