@@ -154,9 +154,9 @@ async fn the_base_is_read_once_and_looked_at_always() {
         assert_eq!(layer_reads(&project), 0, "{:?}", project.registry.lines());
 
         // Damaged records heal.
-        let records = project.path("home/.cache/assemble/keyed");
-        for kind in ["gate", "inventory-2"] {
-            for record in fs_err::read_dir(records.join(kind)).unwrap() {
+        for kind in ["gate", "inventory-3"] {
+            let records = project.path(format!("home/.cache/assemble/keyed/{kind}"));
+            for record in fs_err::read_dir(records).unwrap() {
                 fs_err::write(record.unwrap().path(), "damaged").unwrap();
             }
         }
