@@ -23,6 +23,7 @@ use fs_err as fs;
 use serde_json::Value;
 
 use crate::bases::BaseSpec;
+use crate::cache::Cache;
 use crate::measure::Run;
 use crate::support::registry::FakeRegistry;
 
@@ -30,6 +31,7 @@ use crate::support::registry::FakeRegistry;
 #[expect(dead_code, unused_imports, reason = "each target uses its part")]
 mod bases;
 
+mod cache;
 mod measure;
 mod plot;
 mod report;
@@ -46,6 +48,11 @@ const OTHER: &str = "2.46.7/python3.13/alpine3.24";
 
 /// What the program says of making a layer, with `--timings`.
 const LAYER: [&str; 2] = ["compress", "hash"];
+
+/// States of the cache: all that is fetched or built is there, but nothing of it was ever put into a
+/// layer; then [`CELL`] is made, and [`OTHER`] never was.
+const FETCHED: &str = "fetched";
+const KNOWN: &str = "known";
 
 /// Runs of each command, unless `--runs` says another number.
 const RUNS: usize = 9;
@@ -143,6 +150,7 @@ fn bench(runs: usize) -> Result<String> {
         }
     }
     let further = [scene.sizes()?, Scene::cells(&cases), scene.requests(&registry)?];
+    scene.cache.clean()?;
     let plot = place.join("results.svg");
     fs::write(&plot, plot::svg(&bars(&cases), &report::machine()))?;
     Ok(format!("\n{}\nplot: {}", report::markdown(&cases, &further, runs), plot.display()))
@@ -153,6 +161,7 @@ struct Scene {
     place: PathBuf,
     /// The program with the flags of every run.
     assemble: String,
+    cache: Cache,
     registry: String,
 }
 
@@ -165,7 +174,9 @@ impl Scene {
             env!("CARGO_BIN_EXE_assemble"),
             at("cache"),
         );
-        let scene = Self { place: place.to_owned(), assemble, registry: registry.to_owned() };
+        let cache = Cache(place.join("cache"));
+        let scene =
+            Self { place: place.to_owned(), assemble, cache, registry: registry.to_owned() };
         let ours = scene.ours("project");
         for old in ["project", "pushed", "many", "large", "plain", "layout", "tree", "cells"] {
             shell(&format!("rm -rf {}", at(old)))?;
@@ -177,20 +188,20 @@ impl Scene {
             project.display(),
         ))?;
         // Pinned bases: a tag would be asked for in every run.
-        shell(&format!("{ours} lock --base {CELL}"))?;
-        // What was found out in an earlier bench would be known here: all but pages and builds.
         shell(&format!(
-            "cd {} 2>/dev/null || exit 0; \
-             rm -rf layers distributions parts begins gate inventory* start-check*",
-            at("cache/keyed")
+            "{ours} lock --base {CELL} && {ours} new {OTHER} && {ours} lock --base {OTHER}"
         ))?;
+        scene.cache.clean()?;
+        // What an earlier bench made is not to be found.
+        let matrix = place.join("project/matrix");
+        scene.cache.keep_fetched(FETCHED, &matrix)?;
+        shell(&scene.cache.restore(FETCHED))?;
         shell(&format!("{ours} {CELL} -o {}", at("first.tar")))?;
         shell(&format!("{ours} {CELL} --no-check -o {}", at("unchecked.tar")))?;
-        // What the other cell finds: the results of this one.
-        shell(&format!("rm -rf {0}.kept && cp -r {0} {0}.kept", at("cache/keyed")))?;
-        shell(&format!("{ours} new {OTHER} && {ours} lock --base {OTHER}"))?;
+        scene.cache.keep(KNOWN)?;
         shell(&format!("{ours} {OTHER} -o {}", at("other.tar")))?;
-        shell(&format!("cp -r {0}/bytecode {0}.kept/ || true", at("cache/keyed")))?;
+        scene.cache.keep_fetched(FETCHED, &matrix)?;
+        scene.cache.add(FETCHED, KNOWN)?;
         shell(&format!("{ours} {CELL} --no-check --format oci -o {}", at("layout")))?;
         scene.unpack()?;
         scene.recipes()?;
@@ -284,9 +295,8 @@ impl Scene {
     fn cases(&self) -> Result<Vec<Case>> {
         let at = |name: &str| self.at(name);
         let ours = self.ours("project");
-        let keyed = at("cache/keyed");
-        let forget = format!("cd {keyed} && rm -rf layers distributions parts begins");
-        let restore = format!("rm -rf {keyed} && cp -r {keyed}.kept {keyed}");
+        let (forget, restore) = (self.cache.restore(FETCHED), self.cache.restore(KNOWN));
+        let unread = self.cache.restore_unread(FETCHED);
         let make = |name, cell: &str, flags: &str, before: &str| {
             contender(name, format!("{ours} {cell} {flags} -o {}", at("out.tar")), before)
         };
@@ -331,6 +341,7 @@ impl Scene {
                 name: "first assembly, wheels cached",
                 contenders: [
                     make("assemble", CELL, "--no-check", &forget),
+                    make("assemble, base not read", CELL, "--no-check", &unread),
                     Contender {
                         name: "assemble, its layer",
                         lines: &LAYER,
@@ -376,8 +387,7 @@ impl Scene {
     /// Registries, many cells, large layers.
     fn further_cases(&self) -> Vec<Case> {
         let nothing = "true";
-        let keyed = self.at("cache/keyed");
-        let forget = format!("cd {keyed} && rm -rf layers distributions parts begins");
+        let unread = self.cache.restore_unread(FETCHED);
         vec![
             Case {
                 name: "push, nothing new",
@@ -401,7 +411,7 @@ impl Scene {
                 contenders: vec![contender(
                     "assemble",
                     format!("{} {CELL} --no-check -o {}", self.ours("large"), self.at("large.tar")),
-                    &forget,
+                    &unread,
                 )],
                 targets: Vec::new(),
             },
