@@ -60,18 +60,19 @@ const LONGEST_LIST: usize = 10_000;
 /// The largest libraries have some 100,000 dynamic symbols.
 const MOST_SYMBOLS: u32 = 1 << 22;
 
-/// The facts of a file; `None` if it does not begin with ELF's magic number.
+/// The facts of a file, of which only the tables are read; `None` if it does not begin with ELF's magic
+/// number.
 ///
 /// # Errors
 /// It begins so and is not well-formed.
-pub fn read(bytes: &[u8]) -> Result<Option<Elf>, Damaged> {
-    if !bytes.starts_with(b"\x7fELF") {
+pub fn read<'a>(file: impl ReadRef<'a>) -> Result<Option<Elf>, Damaged> {
+    if file.read_bytes_at(0, elf::ELFMAG.len() as u64) != Ok(&elf::ELFMAG) {
         return Ok(None);
     }
-    let kind = FileKind::parse(bytes).map_err(|error| damaged(&error))?;
+    let kind = FileKind::parse(file).map_err(|error| damaged(&error))?;
     match kind {
-        FileKind::Elf32 => facts::<elf::FileHeader32<Endianness>>(bytes).map(Some),
-        FileKind::Elf64 => facts::<elf::FileHeader64<Endianness>>(bytes).map(Some),
+        FileKind::Elf32 => facts::<elf::FileHeader32<Endianness>, _>(file).map(Some),
+        FileKind::Elf64 => facts::<elf::FileHeader64<Endianness>, _>(file).map(Some),
         _ => Err(Damaged("neither ELFCLASS32 nor ELFCLASS64".to_owned())),
     }
 }
@@ -80,8 +81,8 @@ fn damaged(error: &object::read::Error) -> Damaged {
     Damaged(error.to_string())
 }
 
-fn facts<H: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Result<Elf, Damaged> {
-    let header = H::parse(bytes).map_err(|error| damaged(&error))?;
+fn facts<'a, H: FileHeader<Endian = Endianness>, R: ReadRef<'a>>(file: R) -> Result<Elf, Damaged> {
+    let header = H::parse(file).map_err(|error| damaged(&error))?;
     let endian = header.endian().map_err(|error| damaged(&error))?;
     let mut found = Elf {
         machine: header.e_machine(endian).0,
@@ -89,13 +90,13 @@ fn facts<H: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Result<Elf, Damage
         little: endian == Endianness::Little,
         ..Elf::default()
     };
-    let segments = header.program_headers(endian, bytes).map_err(|error| damaged(&error))?;
-    let image = Image::<H> { bytes, endian, segments };
+    let segments = header.program_headers(endian, file).map_err(|error| damaged(&error))?;
+    let image = Image::<H, R> { file, endian, segments };
     for segment in segments {
-        if let Some(path) = segment.interpreter(endian, bytes).map_err(|error| damaged(&error))? {
+        if let Some(path) = segment.interpreter(endian, file).map_err(|error| damaged(&error))? {
             found.interpreter = Some(text(path)?);
         }
-        if let Some(entries) = segment.dynamic(endian, bytes).map_err(|error| damaged(&error))? {
+        if let Some(entries) = segment.dynamic(endian, file).map_err(|error| damaged(&error))? {
             image.read_dynamic(entries, &mut found)?;
         }
     }
@@ -103,13 +104,13 @@ fn facts<H: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Result<Elf, Damage
 }
 
 /// A file as its loader sees it.
-struct Image<'a, H: FileHeader> {
-    bytes: &'a [u8],
+struct Image<'a, H: FileHeader, R: ReadRef<'a>> {
+    file: R,
     endian: Endianness,
     segments: &'a [H::ProgramHeader],
 }
 
-impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
+impl<'a, H: FileHeader<Endian = Endianness>, R: ReadRef<'a>> Image<'a, H, R> {
     fn read_dynamic(&self, entries: &'a [H::Dyn], found: &mut Elf) -> Result<(), Damaged> {
         let entries: Vec<(elf::DynamicTag, u64)> = entries
             .iter()
@@ -118,9 +119,9 @@ impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
             .collect();
         let value = |wanted| entries.iter().find(|(tag, _)| *tag == wanted).map(|(_, v)| *v);
         let Some(strings) = value(elf::DT_STRTAB) else { return Ok(()) };
-        let strings = self.offset(strings)?;
+        let strings = self.from(strings)?;
         let size = value(elf::DT_STRSZ).unwrap_or(0);
-        let strings = StringTable::new(self.bytes, strings, strings.saturating_add(size));
+        let strings = StringTable::new(strings, 0, size.min(strings.len() as u64));
         for (tag, at) in &entries {
             match *tag {
                 elf::DT_NEEDED => found.needed.push(string(&strings, *at)?),
@@ -165,9 +166,11 @@ impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
         Ok(table.symbol_table_length(self.endian).or_else(others))
     }
 
+    /// The bytes from an address on, as far as they are loaded with it.
     fn from(&self, address: u64) -> Result<&'a [u8], Damaged> {
-        let at = usize::try_from(self.offset(address)?).unwrap_or(usize::MAX);
-        Ok(self.bytes.get(at..).unwrap_or_default())
+        let (at, rest) = self.place(address)?;
+        let rest = self.file.len().unwrap_or(0).saturating_sub(at).min(rest);
+        Ok(self.file.read_bytes_at(at, rest).unwrap_or_default())
     }
 
     fn read_symbols(
@@ -181,7 +184,7 @@ impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
             return Err(Damaged(format!("it has {length} symbols")));
         }
         let symbols: &[H::Sym] = self
-            .bytes
+            .file
             .read_slice_at(at, usize::try_from(length).unwrap_or(usize::MAX))
             .map_err(|()| Damaged(format!("the symbol table leaves the file at {at:#x}")))?;
         let (mut undefined, mut exports) = (Vec::new(), Vec::new());
@@ -204,6 +207,11 @@ impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
 
     /// An address as an offset into the file.
     fn offset(&self, address: u64) -> Result<u64, Damaged> {
+        self.place(address).map(|(offset, _)| offset)
+    }
+
+    /// An address as an offset into the file, and how many bytes are loaded from there on.
+    fn place(&self, address: u64) -> Result<(u64, u64), Damaged> {
         self.segments
             .iter()
             .filter(|segment| segment.p_type(self.endian) == elf::PT_LOAD)
@@ -212,7 +220,7 @@ impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
                 let size: u64 = segment.p_filesz(self.endian).into();
                 let offset: u64 = segment.p_offset(self.endian).into();
                 let within = address.checked_sub(start).filter(|within| *within < size)?;
-                offset.checked_add(within)
+                Some((offset.checked_add(within)?, size - within))
             })
             .ok_or_else(|| Damaged(format!("address {address:#x} lies in no segment")))
     }
@@ -268,7 +276,7 @@ impl<'a, H: FileHeader<Endian = Endianness>> Image<'a, H> {
     }
 
     fn at<T: object::pod::Pod>(&self, offset: u64) -> Result<&'a T, Damaged> {
-        self.bytes
+        self.file
             .read_at(offset)
             .map_err(|()| Damaged(format!("a version table leaves the file at {offset:#x}")))
     }
@@ -291,6 +299,10 @@ fn text(bytes: &[u8]) -> Result<String, Damaged> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use object::read::ReadCache;
+
     use super::*;
     use crate::gate::fixture::Object;
 
@@ -304,7 +316,7 @@ mod tests {
             .runs_from("$ORIGIN/../x.libs:/opt/lib")
             .defines("X_1")
             .interpreter("/lib64/ld-linux-x86-64.so.2");
-        let found = read(&object.to_bytes()).unwrap().unwrap();
+        let found = read(&*object.to_bytes()).unwrap().unwrap();
         assert_eq!((found.machine, found.wide, found.little), (62, true, true));
         assert_eq!(found.needed, ["libc.so.6", "libz.so.1"]);
         assert_eq!(found.run_path, ["$ORIGIN/../x.libs", "/opt/lib"]);
@@ -312,10 +324,10 @@ mod tests {
         assert_eq!(found.versions_defined, ["X_1"]);
         assert_eq!(found.interpreter.as_deref(), Some("/lib64/ld-linux-x86-64.so.2"));
         assert_eq!((found.undefined, found.exports), (Names::default(), None));
-        assert_eq!(read(b"#!/bin/sh\n").unwrap(), None);
+        assert_eq!(read(&b"#!/bin/sh\n"[..]).unwrap(), None);
 
         let object = Object::of("x86_64").uses("b").uses("a").exports("d").exports("c");
-        let found = read(&object.to_bytes()).unwrap().unwrap();
+        let found = read(&*object.to_bytes()).unwrap().unwrap();
         assert!(found.undefined.iter().eq(["a", "b"]));
         assert!(found.exports.unwrap().iter().eq(["c", "d"]));
     }
@@ -329,7 +341,7 @@ mod tests {
             .uses("s")
             .exports("t")
             .to_bytes();
-        assert!(read(b"\x7fELF").is_err());
+        assert!(read(&b"\x7fELF"[..]).is_err());
         for length in 4..whole.len() {
             // Only that it returns: what is cut off may be what nobody reads.
             let _outcome = read(&whole[..length]);
@@ -338,7 +350,7 @@ mod tests {
             for value in [0, 0x7f, 0xff] {
                 let mut broken = whole.clone();
                 broken[at] = value;
-                let _outcome = read(&broken);
+                let _outcome = read(&*broken);
             }
         }
     }
@@ -346,7 +358,9 @@ mod tests {
     #[test]
     fn the_test_s_own_program_is_read() {
         let own = fs_err::read("/proc/self/exe").unwrap();
-        let found = read(&own).unwrap().unwrap();
+        let found = read(&*own).unwrap().unwrap();
+        let in_pieces = ReadCache::new(io::Cursor::new(&own));
+        assert_eq!(read(&in_pieces).unwrap().as_ref(), Some(&found));
         assert!(found.needed.iter().any(|name| name.starts_with("libc.")), "{found:?}");
         assert!(found.interpreter.is_some());
         assert!(found.undefined.iter().any(|name| name == "malloc"), "{:?}", found.undefined);

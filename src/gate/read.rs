@@ -5,12 +5,14 @@ use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
 use fs_err as fs;
+use object::read::{ReadCache, ReadRef};
 
 use super::elf;
 use super::error::Error;
 use super::inventory::{File, Layer, Node, parts};
 use crate::layers::archive::{self, Part, Parts};
 use crate::layers::{Outline, Segment};
+use crate::oci::Digest;
 use crate::oci::decompress::decompress;
 use crate::oci::digest::DigestWriter;
 use crate::python::record::Hash;
@@ -25,8 +27,10 @@ const PARTS: &str = "inventory-part-2";
 const LARGEST_FILE: u64 = 2 << 30;
 /// Documents that are kept; a RECORD of 100,000 files is smaller.
 const LARGEST_DOCUMENT: u64 = 16 << 20;
-/// What a header that says a size is believed at most.
-const MOST_RESERVED: u64 = 64 << 20;
+/// Longer ELF files are not in memory: their tables are read from the disk.
+const LARGE: u64 = 256 << 10;
+/// What ELF files begin with.
+const ELF: &[u8] = b"\x7fELF";
 /// What is kept of a first line.
 const LONGEST_LINE: usize = 4096;
 
@@ -57,7 +61,7 @@ pub(super) fn read_layer(layer: &Outline, store: &Store, parallel: usize) -> Res
     let unreadable = |source| Error::Layer { layer: digest, source };
     let blob = fs::File::open(store.blob_path(&digest)).map_err(unreadable)?;
     let tar = decompress(BufReader::new(blob)).map_err(unreadable)?;
-    let mut reader = Reader::default();
+    let mut reader = Reader::new(store);
     reader.read(tar).map_err(unreadable)?;
     let record = serde_json::to_vec(&reader.layer).map_err(|error| unreadable(error.into()))?;
     store.put_record(RECORDS, &layer.diff_id, &record)?;
@@ -72,7 +76,7 @@ fn read_parts(parts: &Parts, store: &Store, parallel: usize) -> io::Result<Layer
             Part::Owner(segments) => Some(read_owner(segments, store)),
             Part::Frame(_) => None,
         });
-    let mut reader = Reader::default();
+    let mut reader = Reader::new(store);
     for part in parts {
         match owners.pop().flatten() {
             Some(owner) => reader.layer.nodes.extend(owner?.nodes),
@@ -91,7 +95,7 @@ fn read_owner(segments: &[Segment], store: &Store) -> io::Result<Layer> {
     if let Some(known) = known.and_then(|record| serde_json::from_slice(&record).ok()) {
         return Ok(known);
     }
-    let mut own = Reader::default();
+    let mut own = Reader::new(store);
     own.read(archive::read(segments, store))?;
     let record = serde_json::to_vec(&own.layer)?;
     store.put_record(PARTS, &key, &record).map_err(io::Error::other)?;
@@ -99,15 +103,19 @@ fn read_owner(segments: &[Segment], store: &Store) -> io::Result<Layer> {
 }
 
 /// Reads the pieces of one layer's tar.
-#[derive(Default)]
-struct Reader {
+struct Reader<'a> {
+    store: &'a Store,
     layer: Layer,
     /// Where each of the first `placed` nodes stands, once a hard link was met.
     places: BTreeMap<String, usize>,
     placed: usize,
 }
 
-impl Reader {
+impl<'a> Reader<'a> {
+    fn new(store: &'a Store) -> Self {
+        Self { store, layer: Layer::default(), places: BTreeMap::new(), placed: 0 }
+    }
+
     /// What stands at `path`.
     fn find(&mut self, path: &str) -> Option<&Node> {
         for (place, (path, _)) in self.layer.nodes.iter().enumerate().skip(self.placed) {
@@ -157,7 +165,7 @@ impl Reader {
                     return Err(io::Error::other(format!("`{path}` has {} bytes", entry.size())));
                 }
                 let size = entry.size();
-                Node::File(Arc::new(read_file(&path, &mut entry, size, mode)?))
+                Node::File(Arc::new(read_file(&path, &mut entry, (size, mode), self.store)?))
             } else {
                 Node::Other
             };
@@ -172,39 +180,54 @@ fn normalised(name: &[u8]) -> String {
     parts(&name).filter(|part| *part != ".").collect::<Vec<_>>().join("/")
 }
 
-/// The next file of a tar. Only documents and ELF files are in memory as a whole.
-fn read_file(path: &str, from: &mut impl Read, size: u64, mode: u32) -> io::Result<File> {
+/// The next file of a tar, which says its size and mode. Only documents and small ELF files are in memory
+/// as a whole.
+fn read_file(
+    path: &str,
+    from: &mut impl Read,
+    (size, mode): (u64, u32),
+    store: &Store,
+) -> io::Result<File> {
     let mut head = Vec::new();
     // The two bytes `#!` are not of the line.
     from.take(LONGEST_LINE as u64 + 2).read_to_end(&mut head)?;
-    if is_document(path) || head.starts_with(b"\x7fELF") {
-        // Growing would take twice as much.
-        head.reserve_exact(usize::try_from(size.min(MOST_RESERVED)).unwrap_or_default());
+    let is_elf = head.starts_with(ELF);
+    if is_document(path) || (is_elf && size <= LARGE) {
         from.read_to_end(&mut head)?;
         return Ok(file(path, &head, mode));
     }
+    let all = &mut head.as_slice().chain(from);
+    if is_elf {
+        let aside = store.temporary_file().map_err(io::Error::other)?;
+        let mut hashed = DigestWriter::new(aside);
+        io::copy(all, &mut hashed)?;
+        let (aside, sha256, size) = hashed.finish();
+        return Ok(File::read((size, sha256), mode, &ReadCache::new(aside)));
+    }
     let mut hashed = DigestWriter::new(io::sink());
-    io::copy(&mut head.as_slice().chain(from), &mut hashed)?;
+    io::copy(all, &mut hashed)?;
     let (_, sha256, size) = hashed.finish();
-    let hash = Hash::of_digest(&sha256).to_string();
-    Ok(File { size, hash, ..file(path, &head, mode) })
+    let interpreter = interpreter(&head);
+    Ok(File { interpreter, ..File::read((size, sha256), mode, &b""[..]) })
 }
 
 fn file(path: &str, bytes: &[u8], mode: u32) -> File {
-    let (elf, damage) = match elf::read(bytes) {
-        Ok(facts) => (facts, None),
-        Err(damage) => (None, Some(damage.to_string())),
-    };
     let text = (is_document(path) && bytes.len() as u64 <= LARGEST_DOCUMENT)
         .then(|| read_part(path, &String::from_utf8_lossy(bytes)).to_owned());
-    File {
-        mode: mode & 0o7777,
-        size: bytes.len() as u64,
-        hash: Hash::of(bytes).to_string(),
-        elf,
-        damage,
-        interpreter: interpreter(bytes),
-        text,
+    let known = (bytes.len() as u64, Digest::of(bytes));
+    File { interpreter: interpreter(bytes), text, ..File::read(known, mode, bytes) }
+}
+
+impl File {
+    /// What every file has, and the facts of an ELF file.
+    fn read<'a>((size, sha256): (u64, Digest), mode: u32, bytes: impl ReadRef<'a>) -> Self {
+        let (elf, damage) = match elf::read(bytes) {
+            Ok(facts) => (facts, None),
+            Err(damage) => (None, Some(damage.to_string())),
+        };
+        let hash = Hash::of_digest(&sha256).to_string();
+        let mode = mode & 0o7777;
+        Self { mode, size, hash, elf, damage, interpreter: None, text: None }
     }
 }
 
@@ -235,18 +258,25 @@ fn is_document(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::fixture::Object;
 
     #[test]
     fn what_is_read_in_pieces_is_what_is_read_at_once() {
         let mut script = b"#! /bin/sh -e\nexit\n".to_vec();
         script.resize(3 << 20, b'#');
         let long = [&b"#!"[..], &[b'x'; 9000]].concat();
-        let elf = [&b"\x7fELF"[..], &[0; 9000]].concat();
-        for bytes in [script, long, elf, b"#!".to_vec(), Vec::new()] {
+        let elf = [ELF, &[0; 9000]].concat();
+        let mut large = Object::of("x86_64").needs("libc.so").uses("a").exports("b").to_bytes();
+        large.resize(usize::try_from(LARGE).unwrap() + 1, 0);
+        let facts = file("a/b", &large, 0).elf.unwrap();
+        assert!(facts.needed == ["libc.so"] && facts.exports.is_some());
+        let store = tempfile::TempDir::new().unwrap();
+        let store = Store::open(store.path()).unwrap();
+        for bytes in [script, long, elf, large, b"#!".to_vec(), Vec::new()] {
             for path in ["a/b", "a.dist-info/RECORD"] {
                 let expected = file(path, &bytes, 0o755);
                 assert_eq!(
-                    read_file(path, &mut &bytes[..], bytes.len() as u64, 0o755).unwrap(),
+                    read_file(path, &mut &bytes[..], (bytes.len() as u64, 0o755), &store).unwrap(),
                     expected
                 );
             }

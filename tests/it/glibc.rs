@@ -243,7 +243,7 @@ fn look_at(root: &Path, module: &str, machine: &str) {
     let site = root.join("usr/local/lib/python3.13/site-packages");
     let path = site.join(format!("{name}.cpython-313-{machine}-linux-gnu.so"));
     let bytes = fs_err::read(path).unwrap();
-    let found = elf::read(&bytes).unwrap().unwrap();
+    let found = elf::read(&*bytes).unwrap().unwrap();
     let expected = if machine == "x86_64" { 62 } else { 183 };
     assert_eq!(found.machine, expected, "{module}");
     assert!(found.needed.contains(&"libc.so.6".to_owned()), "{found:?}");
