@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use fs_err as fs;
@@ -24,8 +24,14 @@ const PIECE: usize = 64 << 10;
 const SMALL: u64 = 64 << 10;
 /// Entries of wheels that are unpacked in one piece, packed and unpacked.
 const AT_ONCE: u64 = 4 << 20;
+/// Longer entries of wheels are hashed and stripped one at a time: no two of them are in memory at once.
+const LARGE: u64 = 2 << 20;
+static TURN: Mutex<()> = Mutex::new(());
 /// Bytes of its begin that are known of every file.
 const HEAD: usize = 8;
+
+/// What a native file begins with.
+pub(super) const ELF: &[u8] = b"\x7fELF";
 
 /// A file's bytes, hashed. Two are equal if their bytes are.
 #[derive(Clone, Debug)]
@@ -64,12 +70,33 @@ impl Content {
         Self::new(source)
     }
 
-    /// Entry `index` of a wheel; its bytes are read now, to be hashed, and each time they are used.
+    /// Entry `index` of a wheel, which says that it has `size` bytes; they are read now, to be hashed, and
+    /// each time they are used. If it is a shared object and `aside` is a place for that, then also what
+    /// is left of it without what only debuggers read; all of it is in memory meanwhile.
     ///
     /// # Errors
-    /// It cannot be unpacked.
-    pub(super) fn of_member(archive: &ZipArchive<At>, index: usize) -> io::Result<Self> {
-        Self::new(Source::Member(Member { archive: archive.clone(), index }))
+    /// It cannot be unpacked, or what is left cannot be written.
+    pub(super) fn of_member(
+        (archive, index): (&ZipArchive<At>, usize),
+        size: u64,
+        aside: Option<&Aside<'_>>,
+    ) -> io::Result<(Self, Option<Self>)> {
+        let _turn = (size > LARGE).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
+        let member = Member { archive: archive.clone(), index };
+        let bytes = member.at_once(&mut archive.clone())?.map(Bytes::from);
+        let source = Source::Member(member);
+        let content = match &bytes {
+            Some(bytes) => Self { source, ..bytes.clone().into() },
+            None => Self::new(source)?,
+        };
+        let Some(aside) = aside.filter(|_| content.starts_with(ELF)) else {
+            return Ok((content, None));
+        };
+        let stripped = match strip(&bytes.map_or_else(|| content.read(), Ok)?) {
+            Some(stripped) => Some(Self { source: aside.put(&stripped)?, ..stripped.into() }),
+            None => None,
+        };
+        Ok((content, stripped))
     }
 
     /// The `length` bytes from `place` on of a file that does not change; they are read now, to be
@@ -87,17 +114,6 @@ impl Content {
         source.copy_to(&mut head)?;
         let (_, sha256, size) = head.digest.finish();
         Ok(Self { known: Known { size, sha256 }, head: head.bytes, source })
-    }
-
-    /// The same without what only debuggers read, if it is a shared object that has something of it.
-    /// All of it is in memory meanwhile; what is left waits `aside`.
-    ///
-    /// # Errors
-    /// It cannot be read, or what is left cannot be written.
-    pub(super) fn stripped(&self, aside: &mut Aside<'_>) -> io::Result<Option<Self>> {
-        let Some(stripped) = strip(&self.read()?) else { return Ok(None) };
-        let source = aside.put(&stripped)?;
-        Ok(Some(Self { source, ..stripped.into() }))
     }
 
     /// Length and digest.
@@ -285,24 +301,25 @@ impl Write for Head {
 #[derive(Debug)]
 pub(super) struct Aside<'a> {
     store: &'a Store,
-    file: Option<At>,
+    file: Mutex<Option<At>>,
 }
 
 impl<'a> Aside<'a> {
     /// Makes no file yet.
     pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, file: None }
+        Self { store, file: Mutex::new(None) }
     }
 
-    fn put(&mut self, bytes: &[u8]) -> io::Result<Source> {
-        let file = match self.file.take() {
+    fn put(&self, bytes: &[u8]) -> io::Result<Source> {
+        let mut last = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = match last.take() {
             Some(file) => file,
             None => At::new(self.store.temporary_file().map_err(io::Error::other)?)?,
         };
         let (place, length) = (file.size, bytes.len() as u64);
         file.file.write_all_at(bytes, place)?;
         let source = Source::Part(At { place, ..file.clone() }, length);
-        self.file = Some(At { size: place + length, ..file });
+        *last = Some(At { size: place + length, ..file });
         Ok(source)
     }
 }
@@ -388,7 +405,7 @@ mod tests {
     fn what_waits_aside_is_read_when_it_is_used_and_must_be_what_it_was() {
         let folder = tempfile::TempDir::new().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let mut aside = Aside::new(&store);
+        let aside = Aside::new(&store);
         let parts = [&b"one"[..], b"", b"three"].map(|bytes| {
             let source = aside.put(bytes).unwrap();
             (bytes, Content { source, ..bytes.into() })
@@ -396,7 +413,7 @@ mod tests {
         for (bytes, content) in &parts {
             assert_eq!(content.read().unwrap(), bytes);
         }
-        let file = aside.file.unwrap();
+        let file = aside.file.into_inner().unwrap().unwrap();
         assert_eq!(Content::of_part(&file, 3, 5).unwrap(), parts[2].1);
         let short = Content::of_part(&file, 3, 6).unwrap_err();
         assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);

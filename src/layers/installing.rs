@@ -287,17 +287,17 @@ impl<'a> Context<'a> {
         let Self { options, bytecode, store } = self;
         let laid_out = lay_out(wheel, options, store, parallel)?;
         let (Some(rule), Some(compiler)) = (&options.treatment.bytecode, &options.compiler) else {
-            return laid_out.finish(&Modules::new(), store);
+            return laid_out.finish(&Modules::new());
         };
         if let Some(ours) = bytecode.get(&wheel.name) {
-            return laid_out.finish(ours, store);
+            return laid_out.finish(ours);
         }
         let modules = laid_out.modules(rule)?;
         if modules.is_empty() {
-            return laid_out.finish(&modules, store);
+            return laid_out.finish(&modules);
         }
         match compiler.cached(&modules, store)? {
-            Some(kept) => laid_out.finish(&kept, store),
+            Some(kept) => laid_out.finish(&kept),
             None => Err(Error::Uncompiled { wheels: vec![wheel.name.clone()] }),
         }
     }
@@ -319,7 +319,7 @@ pub(super) fn lay_out(
         file_name: wheel.file_name.clone(),
         digest: wheel.digest,
     })?;
-    wheel::lay_out(file, wheel, &options.scheme, &options.treatment, parallel)
+    wheel::lay_out(file, wheel, &options.scheme, &options.treatment, (store, parallel))
 }
 
 /// A repair that repairs nothing is a mistake, not a wish.

@@ -48,10 +48,11 @@ pub(super) fn wheel(bytes: &[u8]) {
     let treatment = Treatment { strip: true, ..Treatment::default() };
     let mut archive = tempfile::tempfile().unwrap();
     archive.write_all(bytes).unwrap();
-    let Ok(laid_out) = installing::lay_out(archive, &file, &scheme, &treatment, 1) else { return };
     let folder = tempfile::TempDir::new().unwrap();
     let store = Store::open(folder.path()).unwrap();
-    let Ok((tree, installed)) = laid_out.finish(&BTreeMap::new(), &store) else { return };
+    let laid_out = installing::lay_out(archive, &file, &scheme, &treatment, (&store, 1));
+    let Ok(laid_out) = laid_out else { return };
+    let Ok((tree, installed)) = laid_out.finish(&BTreeMap::new()) else { return };
 
     let mut contents = BTreeMap::new();
     let mut size = 0;

@@ -12,7 +12,7 @@ use std::io;
 
 use zip::ZipArchive;
 
-use crate::layers::content::{At, Content};
+use crate::layers::content::{Aside, At, Content};
 use crate::layers::error::{Refusal, WheelProblem};
 use crate::layers::path::ContainerPath;
 use crate::world::side_by_side;
@@ -35,14 +35,20 @@ const DIRECTORY: u32 = 0o040_000;
 pub(super) struct Member {
     /// Unpacked each time it is read.
     pub(super) content: Content,
+    /// A shared object without what only debuggers read, if it has something of it and that was wanted.
+    pub(super) stripped: Option<Content>,
     /// Whether its Unix mode has an executable bit.
     pub(super) is_executable: bool,
 }
 
 /// The files of the wheel by name, in byte order; folders are left out, they follow from the names.
 /// Names are relative, normalised paths with `/`, and none of them is a whiteout.
-/// They are unpacked on at most `parallel` threads.
-pub(super) fn read(wheel: File, parallel: usize) -> Result<BTreeMap<String, Member>, WheelProblem> {
+/// They are unpacked on at most `parallel` threads. With a place `aside`, shared objects are stripped.
+pub(super) fn read(
+    wheel: File,
+    aside: Option<&Aside<'_>>,
+    parallel: usize,
+) -> Result<BTreeMap<String, Member>, WheelProblem> {
     let unreadable = |error: io::Error| WheelProblem::Archive(error.into());
     let wheel = At::new(wheel).map_err(unreadable)?;
     let mut archive = ZipArchive::new(wheel.clone()).map_err(WheelProblem::Archive)?;
@@ -59,11 +65,12 @@ pub(super) fn read(wheel: File, parallel: usize) -> Result<BTreeMap<String, Memb
     }
     let contents = side_by_side(files.len(), parallel, |number| {
         let (index, name, _) = &files[number];
-        unpack(&archive, *index, name)
+        unpack((&archive, *index), name, aside)
     });
     let mut members = BTreeMap::new();
     for ((_, name, is_executable), content) in files.into_iter().zip(contents) {
-        members.insert(name, Member { content: content?, is_executable });
+        let (content, stripped) = content?;
+        members.insert(name, Member { content, stripped, is_executable });
     }
     Ok(members)
 }
@@ -132,10 +139,14 @@ fn check_entry(
     Ok(None)
 }
 
-fn unpack(archive: &ZipArchive<At>, index: usize, name: &str) -> Result<Content, WheelProblem> {
+fn unpack(
+    (archive, index): (&ZipArchive<At>, usize),
+    name: &str,
+    aside: Option<&Aside<'_>>,
+) -> Result<(Content, Option<Content>), WheelProblem> {
     let metadata = archive.metadata();
     let declared = metadata.entry(index).map_err(WheelProblem::Archive)?.size();
-    let content = Content::of_member(archive, index)
+    let (content, stripped) = Content::of_member((archive, index), declared, aside)
         .map_err(|source| WheelProblem::Unpack { name: name.to_owned(), source })?;
     let found = content.size();
     if found != declared {
@@ -144,5 +155,5 @@ fn unpack(archive: &ZipArchive<At>, index: usize, name: &str) -> Result<Content,
             refusal: Refusal::Length { declared, found },
         });
     }
-    Ok(content)
+    Ok((content, stripped))
 }

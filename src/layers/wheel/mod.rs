@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
 use super::bytecode::Modules;
-use super::content::{Aside, Content};
+use super::content::{Aside, Content, ELF};
 use super::error::{Error, WheelProblem};
 use super::path::ContainerPath;
 use super::prune::{Prune, Pruned};
@@ -90,16 +89,19 @@ pub struct Installed {
 struct Placed {
     path: ContainerPath,
     content: Content,
+    /// What comes in its stead when it is finished.
+    stripped: Option<Content>,
     mode: u32,
 }
 
 impl Placed {
-    fn read(&self) -> Result<Bytes, WheelProblem> {
-        self.content.read().map_err(|source| self.unreadable(source))
+    fn new(path: ContainerPath, content: impl Into<Content>, mode: u32) -> Self {
+        Self { path, content: content.into(), stripped: None, mode }
     }
 
-    fn unreadable(&self, source: io::Error) -> WheelProblem {
-        WheelProblem::Unpack { name: self.path.to_string(), source }
+    fn read(&self) -> Result<Bytes, WheelProblem> {
+        let unreadable = |source| WheelProblem::Unpack { name: self.path.to_string(), source };
+        self.content.read().map_err(unreadable)
     }
 }
 
@@ -111,14 +113,12 @@ pub struct LaidOut {
     root: ContainerPath,
     dist_info: ContainerPath,
     requested: bool,
-    /// Whether its shared objects are stripped when it is finished.
-    strip: bool,
     placed: Vec<Placed>,
     installed: Installed,
 }
 
 /// Lays out the wheel in this file, treated, on at most `parallel` threads. What is in it is read again
-/// when it is used.
+/// when it is used; `store` holds what has no other place.
 ///
 /// The result depends on nothing but the other arguments. The caller has compared the file with the
 /// lock's digest.
@@ -131,10 +131,10 @@ pub fn lay_out(
     wheel: &WheelFile,
     scheme: &Scheme,
     treatment: &Treatment,
-    parallel: usize,
+    (store, parallel): (&Store, usize),
 ) -> Result<LaidOut, Error> {
     let rules = treatment.prune.iter().map(Prune::matcher).collect::<Result<Vec<_>, _>>()?;
-    lay_out_files(file, wheel, scheme, (treatment, &rules), parallel)
+    lay_out_files(file, wheel, scheme, (treatment, &rules), (store, parallel))
         .map_err(|problem| Error::Wheel { file_name: wheel.file_name.clone(), problem })
 }
 
@@ -143,9 +143,10 @@ fn lay_out_files(
     wheel: &WheelFile,
     scheme: &Scheme,
     (treatment, rules): (&Treatment, &[&GlobSet]),
-    parallel: usize,
+    (store, parallel): (&Store, usize),
 ) -> Result<LaidOut, WheelProblem> {
-    let members = members::read(file, parallel)?;
+    let aside = Aside::new(store);
+    let members = members::read(file, treatment.strip.then_some(&aside), parallel)?;
     // Steps 1.a and 1.b: WHEEL and its version. All of RECORD is checked before anything is placed.
     let info = DistInfo::read(wheel, &members)?;
     // Step 1.c: Root-Is-Purelib decides where the root goes.
@@ -204,7 +205,6 @@ fn lay_out_files(
         root: root.clone(),
         dist_info,
         requested: wheel.requested,
-        strip: treatment.strip,
         placed,
         installed,
     })
@@ -218,7 +218,7 @@ pub(super) fn native_files(
     file: File,
     wheel: &WheelFile,
 ) -> Result<BTreeMap<String, Bytes>, WheelProblem> {
-    let members = members::read(file, 1)?;
+    let members = members::read(file, None, 1)?;
     DistInfo::read(wheel, &members)?;
     let native = members.into_iter().filter(|(_, member)| member.content.starts_with(ELF));
     native
@@ -228,9 +228,6 @@ pub(super) fn native_files(
         })
         .collect()
 }
-
-/// What a native file begins with.
-const ELF: &[u8] = b"\x7fELF";
 
 /// Replaces text as the treatment says; returns the paths of the files that had it.
 fn replace(
@@ -252,6 +249,7 @@ fn replace(
                 });
             }
             file.content = text.replace(&rule.from, &rule.to).into();
+            file.stripped = None;
             replaced.insert(rule.path.clone());
         }
     }
@@ -281,27 +279,24 @@ impl LaidOut {
         Ok(modules.map(|file| (file.path.clone(), file.content.clone())).collect())
     }
 
-    /// Strips, and writes the records: the distribution as it is installed, with this bytecode, and
-    /// the figures. `store` holds what has no other place.
+    /// Writes the records: the distribution as it is installed, with this bytecode, and the figures.
     ///
     /// # Errors
-    /// Two files want one place, or a file cannot be stripped.
-    pub fn finish(self, bytecode: &Modules, store: &Store) -> Result<(Tree, Installed), Error> {
-        let Self { file_name, root, dist_info, requested, strip, mut placed, mut installed } = self;
+    /// Two files want one place.
+    pub fn finish(self, bytecode: &Modules) -> Result<(Tree, Installed), Error> {
+        let Self { file_name, root, dist_info, requested, mut placed, mut installed } = self;
         let problem = |problem| Error::Wheel { file_name: file_name.clone(), problem };
         // A wheel's own bytecode gives way to ours: it would be stale at the least.
         placed.retain(|file| !bytecode.contains_key(&file.path));
-        let mut aside = Aside::new(store);
-        for file in placed.iter_mut().filter(|file| strip && file.content.starts_with(ELF)) {
-            let stripped = file.content.stripped(&mut aside);
-            if let Some(stripped) = stripped.map_err(|e| problem(file.unreadable(e)))? {
+        for file in &mut placed {
+            if let Some(stripped) = file.stripped.take() {
                 installed.stripped += file.content.size() - stripped.size();
                 file.content = stripped;
             }
         }
         for (path, content) in bytecode {
             installed.bytecode += content.size();
-            placed.push(Placed { path: path.clone(), content: content.clone(), mode: 0o644 });
+            placed.push(Placed::new(path.clone(), content.clone(), 0o644));
         }
         // Step 2.d: RECORD with the installed paths. Step 2.e has nothing to do, since there is no
         // `.data` folder to remove; step 2.f, compiling, is done above.
@@ -334,7 +329,7 @@ fn spread(
     let mut placed = Vec::with_capacity(members.len());
     for (name, member) in members {
         let (top, rest) = name.split_once('/').unwrap_or((name, ""));
-        let mut content = member.content.clone();
+        let (mut content, stripped) = (member.content.clone(), member.stripped.clone());
         let mut mode = if member.is_executable { 0o755 } else { 0o644 };
         let path = if top == info.folder {
             // Ours to write, or no longer true of what is installed.
@@ -372,7 +367,7 @@ fn spread(
             join(root, name)?
         };
         check_reserved(&path, info, scheme)?;
-        placed.push(Placed { path, content, mode });
+        placed.push(Placed { path, content, stripped, mode });
     }
     Ok(placed)
 }
@@ -387,11 +382,11 @@ fn launchers(
         let path = join(&scheme.scripts, name)?;
         check_reserved(&path, info, scheme)?;
         let before = treatment.launcher(name).map_or(&[][..], |launcher| &launcher.before);
-        placed.push(Placed {
+        placed.push(Placed::new(
             path,
-            content: scripts::launcher(&scheme.interpreter, target, before).into(),
-            mode: 0o755,
-        });
+            scripts::launcher(&scheme.interpreter, target, before),
+            0o755,
+        ));
     }
     Ok(placed)
 }
@@ -404,17 +399,9 @@ fn records(
     requested: bool,
 ) -> Result<Vec<Placed>, WheelProblem> {
     let record_path = join(dist_info, "RECORD")?;
-    let mut written = vec![Placed {
-        path: join(dist_info, "INSTALLER")?,
-        content: "assemble\n".into(),
-        mode: 0o644,
-    }];
+    let mut written = vec![Placed::new(join(dist_info, "INSTALLER")?, "assemble\n", 0o644)];
     if requested {
-        written.push(Placed {
-            path: join(dist_info, "REQUESTED")?,
-            content: Bytes::new().into(),
-            mode: 0o644,
-        });
+        written.push(Placed::new(join(dist_info, "REQUESTED")?, Bytes::new(), 0o644));
     }
     let mut record = Record::default();
     for file in placed.iter().chain(&written) {
@@ -423,7 +410,7 @@ fn records(
         record.rows.insert(file.path.relative_to(root), row);
     }
     record.rows.insert(record_path.relative_to(root), Row::default());
-    written.push(Placed { path: record_path, content: record.to_bytes().into(), mode: 0o644 });
+    written.push(Placed::new(record_path, record.to_bytes(), 0o644));
     Ok(written)
 }
 

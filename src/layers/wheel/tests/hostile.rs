@@ -153,7 +153,7 @@ fn record_that_does_not_match() {
     let hash = Hash::of(b"x = 1\n");
     let other = Hash::of(b"");
     let good = {
-        let members = members::read(on_disk(&Wheel::demo().pack()), 1).unwrap();
+        let members = members::read(on_disk(&Wheel::demo().pack()), None, 1).unwrap();
         let record = members["Demo_Pkg-1.0.dist-info/RECORD"].content.read().unwrap();
         String::from_utf8(record.to_vec()).unwrap()
     };

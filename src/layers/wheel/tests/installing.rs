@@ -166,7 +166,7 @@ fn names_that_differ_in_case_and_folders_in_record_are_fine() {
     let (tree, _) = wheel.install(&[]).unwrap();
     assert_eq!(text(&tree, &format!("{SITE}/demo/README")), "1");
     assert_eq!(text(&tree, &format!("{SITE}/demo/ü.py")), "");
-    let members = members::read(on_disk(&packed), 2).unwrap();
+    let members = members::read(on_disk(&packed), None, 2).unwrap();
     let record = members["Demo_Pkg-1.0.dist-info/RECORD"].content.read().unwrap();
     let record = String::from_utf8(record.to_vec()).unwrap();
     wheel.record = Some(format!("demo/,,\n{record}"));
@@ -232,12 +232,13 @@ fn repairs_are_in_the_record() {
 fn bytecode_is_in_the_record_and_in_the_figures() {
     let wheel = Wheel::demo().with("demo/other.py", b"").with("demo/data.txt", b"");
     let rule = Prune::new(["demo/__init__.py"], "test").unwrap();
+    let (_folder, store) = store();
     let laid_out = lay_out(
         on_disk(&wheel.pack()),
         &wheel.file,
         &Scheme::for_base((3, 13)),
         &Treatment::default(),
-        1,
+        (&store, 1),
     )
     .unwrap();
     let all = Prune::new(["**"], "test").unwrap();
@@ -247,8 +248,7 @@ fn bytecode_is_in_the_record_and_in_the_figures() {
     assert_eq!(modules, [library.join("demo/__init__.py").unwrap()]);
     let path = library.join("demo/__pycache__/__init__.cpython-313.pyc").unwrap();
     let bytecode = BTreeMap::from([(path.clone(), "code".into())]);
-    let (_folder, store) = store();
-    let (tree, installed) = laid_out.finish(&bytecode, &store).unwrap();
+    let (tree, installed) = laid_out.finish(&bytecode).unwrap();
     assert_eq!(tree.get(&path).unwrap().node, Node::File("code".into()));
     assert_eq!(installed.bytecode, 4);
     let record = library.join("Demo_Pkg-1.0.dist-info/RECORD").unwrap();

@@ -205,5 +205,5 @@ pub(super) fn install(
     treatment: &Treatment,
 ) -> Result<(Tree, Installed), Error> {
     let (_folder, store) = store();
-    lay_out(on_disk(bytes), wheel, scheme, treatment, 2)?.finish(&BTreeMap::new(), &store)
+    lay_out(on_disk(bytes), wheel, scheme, treatment, (&store, 2))?.finish(&BTreeMap::new())
 }
