@@ -42,20 +42,22 @@ impl BlobWriter {
         Ok(self)
     }
 
-    /// Copies a blob of the store behind what was written, as it lies there, neither verified nor hashed;
-    /// returns its size, or `None` if it is absent. For bytes that were hashed before: see
-    /// [`Self::set_state`].
+    /// Copies a blob of the store, which should have `size` bytes, behind what was written, as it lies
+    /// there, neither verified nor hashed; returns whether there were as many. For bytes that were hashed
+    /// before: see [`Self::set_state`].
     ///
     /// # Errors
     /// The disk said no.
-    pub fn append_unseen(&mut self, digest: &Digest) -> Result<Option<u64>, Error> {
-        let mut from = match fs::File::open(self.store.blob_path(digest)) {
+    pub fn append_unseen(&mut self, digest: &Digest, size: u64) -> Result<bool, Error> {
+        let from = match fs::File::open(self.store.blob_path(digest)) {
             Ok(file) => file.into_file(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(self.store.disk(e)),
         };
         let mut out = self.writer.get_ref().as_file();
-        io::copy(&mut from, &mut out).map(Some).map_err(|e| self.store.disk(e))
+        // Whoever knows how much it is need not be told that there is no more.
+        let copied = io::copy(&mut from.take(size), &mut out).map_err(|e| self.store.disk(e))?;
+        Ok(copied == size)
     }
 
     /// What is known of all that was written so far: see [`DigestWriter::state`].

@@ -115,7 +115,7 @@ impl Written {
         let failed = |source| Error::Write { path: store.root().to_owned(), source };
         let mut layer = Self::begin(out).map_err(failed)?;
         for segment in begin {
-            if layer.out.append_unseen(&segment.digest)? != Some(segment.size) {
+            if !layer.out.append_unseen(&segment.digest, segment.size)? {
                 return Err(Error::Segment { digest: segment.digest });
             }
             layer.count(segment);
