@@ -10,52 +10,47 @@ use fs_err as fs;
 
 use crate::{Result, shell};
 
-/// Records of what servers said, of builds, and of the base: nothing that a layer is made of.
-const FETCHED: [&str; 7] = [
-    "built-wheels",
-    "bytecode",
-    INVENTORY,
-    "package-index-page",
-    "rootfs-listing",
-    "tag",
-    "wheel-metadata",
-];
+/// Records of what servers said, and of builds: nothing that a layer is made of.
+const FETCHED: [&str; 6] =
+    ["built-wheels", "bytecode", "package-index-page", "rootfs-listing", "tag", "wheel-metadata"];
 
-/// Records of what lies in a base, and not those of a distribution's part of a layer.
-const INVENTORY: &str = "inventory-3";
+/// Records of layers by their digests, of which only the base's are wanted: what lies in it, and that it
+/// was right.
+const OF_LAYERS: [&str; 2] = ["inventory-3", "blake3"];
 
-/// Longer blobs are no manifests, which name others.
-const MANIFEST: u64 = 64 << 10;
+/// Where old files wait for the end of the bench.
+pub(crate) const AWAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/away");
+
+/// Longer blobs are no manifests or configs, which name others.
+const DOCUMENT: u64 = 64 << 10;
 
 /// A cache of the program, and states of it beside it: records, and names of blobs.
 pub(crate) struct Cache(pub(crate) PathBuf);
 
 impl Cache {
-    /// A shell's words that bring a state back. What is not part of it is put away: a file system that
-    /// looks for inodes which were not deleted a moment ago makes new files slowly.
+    /// A shell's words that bring a state back. What is not part of it is put [away](put_away).
     pub(crate) fn restore(&self, state: &str) -> String {
+        let (cache, state) = (self.0.display(), self.state(state));
         format!(
-            "cd {} && away=$(mktemp -d ../away/XXXXXX) && mv keyed $away && cp -r ../{state}/keyed . && \
-             cd blobs/sha256 && ls | grep -vxFf ../../../{state}/blobs | xargs -r mv -t ../../$away",
-            self.0.display(),
+            "{} && cp -r {1}/keyed {cache}/ && cd {cache}/blobs/sha256 && mkdir ../made && \
+             ls | grep -vxFf {1}/blobs | xargs -r mv -t ../made && {2}",
+            put_away(&[&format!("{cache}/keyed")]),
+            state.display(),
+            put_away(&[&format!("{cache}/blobs/made")]),
         )
     }
 
     /// The same, with a base that no image was put on before.
     pub(crate) fn restore_unread(&self, state: &str) -> String {
-        format!("{} && rm -r {self}/keyed/{INVENTORY}", self.restore(state))
-    }
-
-    /// Deletes what was put away.
-    pub(crate) fn clean(&self) -> Result<()> {
-        let away = self.state("away");
-        shell(&format!("rm -rf {0} && mkdir -p {0}", away.display()))
+        let [inventories, witnesses] = OF_LAYERS;
+        format!("{} && cd {self}/keyed && rm -r {inventories} {witnesses}", self.restore(state))
     }
 
     /// Keeps all that is there as a state.
     pub(crate) fn keep(&self, state: &str) -> Result<()> {
         let state = self.state(state);
-        shell(&format!("rm -rf {0} && mkdir {0} && cp -r {1}/keyed {0}", state.display(), self))?;
+        shell(&put_away(&[&state.display().to_string()]))?;
+        shell(&format!("mkdir {0} && cp -r {self}/keyed {0}", state.display()))?;
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(self.0.join("blobs/sha256"))? {
             names.insert(entry?.file_name().to_string_lossy().into_owned());
@@ -63,10 +58,12 @@ impl Cache {
         write(&state, &names)
     }
 
-    /// Keeps as a state what was fetched or built for the cells whose locks lie below `matrix`.
+    /// Keeps as a state what was fetched or built for the cells whose locks lie below `matrix`, and what
+    /// is known of their bases.
     pub(crate) fn keep_fetched(&self, state: &str, matrix: &Path) -> Result<()> {
         let state = self.state(state);
-        shell(&format!("rm -rf {0} && mkdir -p {0}/keyed", state.display()))?;
+        shell(&put_away(&[&state.display().to_string()]))?;
+        shell(&format!("mkdir -p {}/keyed", state.display()))?;
         let mut named = BTreeSet::new();
         collect(matrix, &mut named)?;
         for kind in FETCHED {
@@ -76,10 +73,24 @@ impl Cache {
                 collect(&records, &mut named)?;
             }
         }
-        for name in named.clone() {
-            let blob = self.0.join("blobs/sha256").join(name);
-            if fs::metadata(&blob).is_ok_and(|metadata| metadata.len() < MANIFEST) {
-                collect(&blob, &mut named)?;
+        // An index names manifests, a manifest a config, and that the layers unpacked.
+        let mut todo: Vec<String> = named.iter().cloned().collect();
+        while let Some(name) = todo.pop() {
+            let blob = self.0.join("blobs/sha256").join(&name);
+            if fs::metadata(&blob).is_ok_and(|metadata| metadata.len() < DOCUMENT) {
+                let mut inside = BTreeSet::new();
+                collect(&blob, &mut inside)?;
+                todo.extend(inside.difference(&named).cloned());
+                named.append(&mut inside);
+            }
+        }
+        for kind in OF_LAYERS {
+            let (from, to) = (self.0.join("keyed").join(kind), state.join("keyed").join(kind));
+            fs::create_dir(&to)?;
+            for name in &named {
+                if from.join(name).exists() {
+                    fs::copy(from.join(name), to.join(name))?;
+                }
             }
         }
         write(&state, &named)
@@ -110,6 +121,17 @@ fn write(state: &Path, names: &BTreeSet<String>) -> Result<()> {
     let mut lines = names.iter().cloned().collect::<Vec<_>>().join("\n");
     lines.push('\n');
     Ok(fs::write(state.join("blobs"), lines)?)
+}
+
+/// A shell's words that put files of one folder away, if they are there. Deleted ones would make all new
+/// files slow for minutes: without a journal, ext4 looks for inodes that were not in use a moment ago.
+pub(crate) fn put_away(paths: &[&str]) -> String {
+    let each = paths.iter().map(|path| {
+        format!(
+            "if [ -e {path} ]; then mkdir -p {AWAY} && mv {path} $(mktemp -d {AWAY}/XXXXXX)/; fi"
+        )
+    });
+    each.collect::<Vec<_>>().join(" && ")
 }
 
 /// Adds all that looks like a SHA-256 digest in a file, or in the files below a folder.

@@ -23,7 +23,7 @@ use fs_err as fs;
 use serde_json::Value;
 
 use crate::bases::BaseSpec;
-use crate::cache::Cache;
+use crate::cache::{AWAY, Cache, put_away};
 use crate::measure::Run;
 use crate::support::registry::FakeRegistry;
 
@@ -49,8 +49,8 @@ const OTHER: &str = "2.46.7/python3.13/alpine3.24";
 /// What the program says of making a layer, with `--timings`.
 const LAYER: [&str; 2] = ["compress", "hash"];
 
-/// States of the cache: all that is fetched or built is there, but nothing of it was ever put into a
-/// layer; then [`CELL`] is made, and [`OTHER`] never was.
+/// States of the cache: all that is fetched or built is there and other images were made on the base, but
+/// no wheel was ever put into a layer; then [`CELL`] is made, and [`OTHER`] never was.
 const FETCHED: &str = "fetched";
 const KNOWN: &str = "known";
 
@@ -137,6 +137,7 @@ fn bench(runs: usize) -> Result<String> {
         for round in 0..=runs {
             for contender in &mut case.contenders {
                 shell(&contender.before)?;
+                scene.settle()?;
                 let run = measure::time(&contender.command, contender.lines)?;
                 // The first round warms up.
                 if round > 0 {
@@ -150,7 +151,7 @@ fn bench(runs: usize) -> Result<String> {
         }
     }
     let further = [scene.sizes()?, Scene::cells(&cases), scene.requests(&registry)?];
-    scene.cache.clean()?;
+    shell(&format!("rm -rf {AWAY}"))?;
     let plot = place.join("results.svg");
     fs::write(&plot, plot::svg(&bars(&cases), &report::machine()))?;
     Ok(format!("\n{}\nplot: {}", report::markdown(&cases, &further, runs), plot.display()))
@@ -179,7 +180,7 @@ impl Scene {
             Self { place: place.to_owned(), assemble, cache, registry: registry.to_owned() };
         let ours = scene.ours("project");
         for old in ["project", "pushed", "many", "large", "plain", "layout", "tree", "cells"] {
-            shell(&format!("rm -rf {}", at(old)))?;
+            shell(&put_away(&[&at(old)]))?;
         }
         shell(&format!(
             "mkdir -p {0} {1} && cp -r {2}/matrix {2}/layers {0}/",
@@ -191,7 +192,6 @@ impl Scene {
         shell(&format!(
             "{ours} lock --base {CELL} && {ours} new {OTHER} && {ours} lock --base {OTHER}"
         ))?;
-        scene.cache.clean()?;
         // What an earlier bench made is not to be found.
         let matrix = place.join("project/matrix");
         scene.cache.keep_fetched(FETCHED, &matrix)?;
@@ -206,6 +206,14 @@ impl Scene {
         scene.unpack()?;
         scene.recipes()?;
         Ok(scene)
+    }
+
+    /// Waits for what others wrote, and reads what commands begin with, so that nobody pays for who went
+    /// before.
+    fn settle(&self) -> Result<()> {
+        let inputs = ["cache/blobs", "cache/keyed", "tree", "tree.tar", "first.tar", "layout"];
+        let inputs = inputs.map(|name| self.at(name)).join(" ");
+        shell(&format!("sync && find {inputs} -type f -print0 | xargs -0 cat >/dev/null"))
     }
 
     /// The recipe with changes: pushed to the registry, with many cells, with a large layer.
@@ -483,14 +491,13 @@ impl Scene {
         let buildah = format!("{buildah} --storage-driver vfs");
         let text = format!(
             "set -e\nc=$({buildah} from scratch)\n{buildah} copy -q $c {tree} /\n\
-             {buildah} commit -q $c oci-archive:{archive}\n{buildah} rm $c\n",
+             {buildah} commit -q $c oci-archive:{archive}\n",
             tree = self.at("tree"),
             archive = self.at("buildah.tar"),
         );
-        let written = format!(
-            "rm -rf {containers} {containers}.run {} && printf '%s' '{text}' > {script}",
-            self.at("buildah.tar")
-        );
+        let old = [&containers, &format!("{containers}.run"), &self.at("buildah.tar")];
+        let written =
+            format!("{} && printf '%s' '{text}' > {script}", put_away(&old.map(String::as_str)));
         let mut all = vec![
             (
                 "crane",
@@ -504,7 +511,7 @@ impl Scene {
             (
                 "umoci",
                 format!("umoci insert --image {work}:{tag} --tag new {}/usr /usr", self.at("tree")),
-                format!("rm -rf {work} && cp -r {layout} {work}"),
+                format!("{} && cp -r {layout} {work}", put_away(&[&work])),
             ),
         ];
         // Not every machine lets it unshare.
