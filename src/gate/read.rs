@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
 use fs_err as fs;
+use object::elf::ELFMAG;
 use object::read::{ReadCache, ReadRef};
 
 use super::elf;
@@ -29,8 +30,6 @@ const LARGEST_FILE: u64 = 2 << 30;
 const LARGEST_DOCUMENT: u64 = 16 << 20;
 /// Longer ELF files are not in memory: their tables are read from the disk.
 const LARGE: u64 = 256 << 10;
-/// What ELF files begin with.
-const ELF: &[u8] = b"\x7fELF";
 /// What is kept of a first line.
 const LONGEST_LINE: usize = 4096;
 
@@ -191,7 +190,7 @@ fn read_file(
     let mut head = Vec::new();
     // The two bytes `#!` are not of the line.
     from.take(LONGEST_LINE as u64 + 2).read_to_end(&mut head)?;
-    let is_elf = head.starts_with(ELF);
+    let is_elf = head.starts_with(&ELFMAG);
     if is_document(path) || (is_elf && size <= LARGE) {
         from.read_to_end(&mut head)?;
         return Ok(file(path, &head, mode));
@@ -265,7 +264,7 @@ mod tests {
         let mut script = b"#! /bin/sh -e\nexit\n".to_vec();
         script.resize(3 << 20, b'#');
         let long = [&b"#!"[..], &[b'x'; 9000]].concat();
-        let elf = [ELF, &[0; 9000]].concat();
+        let elf = [&ELFMAG[..], &[0; 9000]].concat();
         let mut large = Object::of("x86_64").needs("libc.so").uses("a").exports("b").to_bytes();
         large.resize(usize::try_from(LARGE).unwrap() + 1, 0);
         let facts = file("a/b", &large, 0).elf.unwrap();

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use fs_err as fs;
 use libdeflater::Decompressor;
+use object::elf::ELFMAG;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::strip::strip;
@@ -29,9 +30,6 @@ const LARGE: u64 = 2 << 20;
 static TURN: Mutex<()> = Mutex::new(());
 /// Bytes of its begin that are known of every file.
 const HEAD: usize = 8;
-
-/// What a native file begins with.
-pub(super) const ELF: &[u8] = b"\x7fELF";
 
 /// A file's bytes, hashed. Two are equal if their bytes are.
 #[derive(Clone, Debug)]
@@ -89,7 +87,7 @@ impl Content {
             Some(bytes) => Self { source, ..bytes.clone().into() },
             None => Self::new(source)?,
         };
-        let Some(aside) = aside.filter(|_| content.starts_with(ELF)) else {
+        let Some(aside) = aside.filter(|_| content.starts_with(&ELFMAG)) else {
             return Ok((content, None));
         };
         let stripped = match strip(&bytes.map_or_else(|| content.read(), Ok)?) {

@@ -50,7 +50,7 @@ pub(super) fn files(digest: &Digest, store: &Store) -> Result<Vec<File>, Error> 
         Read::take(&mut *reader, kept).read_to_end(&mut start)?;
         deflated.write_all(&start)?;
         io::copy(reader, &mut deflated)?;
-        let kind = Kind::of(&path, start.starts_with(b"\x7fELF"));
+        let kind = Kind::of(&path, start.starts_with(&object::elf::ELFMAG));
         if is_record {
             note_owners(&path, &start, &mut owners);
         }

@@ -344,7 +344,7 @@ pub(super) fn has_extension(wheel: &[u8]) -> std::io::Result<bool> {
     for number in 0..archive.len() {
         let mut start = Vec::new();
         archive.by_index(number)?.take(4).read_to_end(&mut start)?;
-        if start == b"\x7fELF" {
+        if start == object::elf::ELFMAG {
             return Ok(true);
         }
     }

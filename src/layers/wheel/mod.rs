@@ -11,12 +11,13 @@ use std::path::Path;
 
 use bytes::Bytes;
 use globset::GlobSet;
+use object::elf::ELFMAG;
 use pep440_rs::Version;
 use pep508_rs::PackageName;
 use serde::{Deserialize, Serialize};
 
 use super::bytecode::Modules;
-use super::content::{Aside, Content, ELF};
+use super::content::{Aside, Content};
 use super::error::{Error, WheelProblem};
 use super::path::ContainerPath;
 use super::prune::{Prune, Pruned};
@@ -89,7 +90,7 @@ pub struct Installed {
 struct Placed {
     path: ContainerPath,
     content: Content,
-    /// What comes in its stead when it is finished.
+    /// What comes in its stead if it is not pruned.
     stripped: Option<Content>,
     mode: u32,
 }
@@ -193,6 +194,12 @@ fn lay_out_files(
             None => true,
         }
     });
+    for file in &mut placed {
+        if let Some(stripped) = file.stripped.take() {
+            installed.stripped += file.content.size() - stripped.size();
+            file.content = stripped;
+        }
+    }
     installed.replaced = replace(&mut placed, root, treatment)?;
     let commands = info.entry_points.scripts();
     installed.launchers = commands
@@ -220,7 +227,7 @@ pub(super) fn native_files(
 ) -> Result<BTreeMap<String, Bytes>, WheelProblem> {
     let members = members::read(file, None, 1)?;
     DistInfo::read(wheel, &members)?;
-    let native = members.into_iter().filter(|(_, member)| member.content.starts_with(ELF));
+    let native = members.into_iter().filter(|(_, member)| member.content.starts_with(&ELFMAG));
     native
         .map(|(name, member)| match member.content.read() {
             Ok(bytes) => Ok((name, bytes)),
@@ -249,7 +256,6 @@ fn replace(
                 });
             }
             file.content = text.replace(&rule.from, &rule.to).into();
-            file.stripped = None;
             replaced.insert(rule.path.clone());
         }
     }
@@ -288,12 +294,6 @@ impl LaidOut {
         let problem = |problem| Error::Wheel { file_name: file_name.clone(), problem };
         // A wheel's own bytecode gives way to ours: it would be stale at the least.
         placed.retain(|file| !bytecode.contains_key(&file.path));
-        for file in &mut placed {
-            if let Some(stripped) = file.stripped.take() {
-                installed.stripped += file.content.size() - stripped.size();
-                file.content = stripped;
-            }
-        }
         for (path, content) in bytecode {
             installed.bytecode += content.size();
             placed.push(Placed::new(path.clone(), content.clone(), 0o644));
@@ -303,7 +303,7 @@ impl LaidOut {
         placed.extend(records(&placed, &root, &dist_info, requested).map_err(problem)?);
         let mut tree = Tree::default();
         for file in placed {
-            installed.has_native |= file.content.starts_with(ELF);
+            installed.has_native |= file.content.starts_with(&ELFMAG);
             let entry = Entry::file(file.content, file.mode, installed.name.as_ref());
             tree.insert(file.path, entry)
                 .map_err(|clash| WheelProblem::Clash(Box::new(clash)))
