@@ -18,13 +18,19 @@ const READ: usize = 128 << 10;
 #[derive(Debug)]
 #[must_use = "a blob exists only after `commit`"]
 pub struct BlobWriter {
-    pub(super) store: Store,
-    pub(super) writer: DigestWriter<NamedTempFile>,
+    store: Store,
+    writer: DigestWriter<NamedTempFile>,
+    /// `None` if it did not see all of it.
+    witness: Option<Box<blake3::Hasher>>,
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.writer.write(buffer)
+        let written = self.writer.write(buffer)?;
+        if let Some(witness) = &mut self.witness {
+            witness.update(&buffer[..written]);
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -33,6 +39,11 @@ impl Write for BlobWriter {
 }
 
 impl BlobWriter {
+    pub(super) fn new(store: &Store, file: NamedTempFile) -> Self {
+        let (writer, witness) = (DigestWriter::new(file), Some(Box::default()));
+        Self { store: store.clone(), writer, witness }
+    }
+
     /// Takes room for a blob of so many bytes: see [`beside::reserve`].
     ///
     /// # Errors
@@ -54,6 +65,7 @@ impl BlobWriter {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(self.store.disk(e)),
         };
+        self.witness = None;
         let mut out = self.writer.get_ref().as_file();
         // Whoever knows how much it is need not be told that there is no more.
         let copied = io::copy(&mut from.take(size), &mut out).map_err(|e| self.store.disk(e))?;
@@ -79,7 +91,9 @@ impl BlobWriter {
     /// The disk said no.
     pub fn commit(self) -> Result<(Digest, u64), Error> {
         let (file, digest, size) = self.writer.finish();
-        sync_and_name(&self.store, file, &digest)?;
+        sync(&self.store, &file)?;
+        name(&self.store, file, &digest)?;
+        keep_witness(&self.store, &digest, size, self.witness.as_deref())?;
         Ok((digest, size))
     }
 
@@ -92,7 +106,9 @@ impl BlobWriter {
         if found != *expected {
             return Err(Error::Mismatch { what: what.to_owned(), expected: *expected, found });
         }
-        sync_and_name(&self.store, file, expected)?;
+        sync(&self.store, &file)?;
+        name(&self.store, file, expected)?;
+        keep_witness(&self.store, expected, size, self.witness.as_deref())?;
         Ok(size)
     }
 
@@ -104,13 +120,13 @@ impl BlobWriter {
     pub fn commit_unsynced(self) -> Result<(Digest, u64), Error> {
         let (file, digest, size) = self.writer.finish();
         name(&self.store, file, &digest)?;
+        keep_witness(&self.store, &digest, size, self.witness.as_deref())?;
         Ok((digest, size))
     }
 }
 
-fn sync_and_name(store: &Store, file: NamedTempFile, digest: &Digest) -> Result<(), Error> {
-    file.as_file().sync_data().map_err(|e| store.disk(e))?;
-    name(store, file, digest)
+fn sync(store: &Store, file: &NamedTempFile) -> Result<(), Error> {
+    file.as_file().sync_data().map_err(|e| store.disk(e))
 }
 
 /// From here on the blob exists.
@@ -124,26 +140,41 @@ const LARGE: u64 = 1 << 20;
 /// What large blobs are verified by once their digest was, under that digest.
 const WITNESSES: &str = "blake3";
 
+/// Keeps what a large blob will be verified by.
+fn keep_witness(
+    store: &Store,
+    digest: &Digest,
+    size: u64,
+    witness: Option<&blake3::Hasher>,
+) -> Result<(), Error> {
+    match witness {
+        Some(witness) if size >= LARGE => {
+            store.put_record(WITNESSES, digest, witness.finalize().as_bytes())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Tells in the end whether what went through it is a blob of the store.
 ///
-/// A large one is hashed by SHA-256 the first time, and by BLAKE3 too, which is kept and is enough from
-/// then on: no other bytes have that hash either, and it takes a third of the time.
+/// A large one has two hashes: SHA-256, and BLAKE3, which is kept once the first was right, and is enough
+/// from then on: no other bytes have that hash either, and it takes a third of the time.
 #[derive(Debug)]
 pub struct Verifier {
     store: Store,
     digest: Digest,
     size: u64,
-    /// What an earlier verifier found.
+    /// What was found when it was written, or by an earlier verifier.
     known: Option<blake3::Hash>,
     sha256: DigestWriter<io::Sink>,
-    blake3: blake3::Hasher,
+    blake3: Box<blake3::Hasher>,
 }
 
 impl Verifier {
     pub(super) fn new(store: &Store, digest: &Digest, size: u64) -> Result<Self, Error> {
         let record = if size < LARGE { None } else { store.record(WITNESSES, digest)? };
         let known = record.and_then(|bytes| blake3::Hash::from_slice(&bytes).ok());
-        let (sha256, blake3) = (DigestWriter::new(io::sink()), blake3::Hasher::new());
+        let (sha256, blake3) = (DigestWriter::new(io::sink()), Box::default());
         Ok(Self { store: store.clone(), digest: *digest, size, known, sha256, blake3 })
     }
 
@@ -162,8 +193,8 @@ impl Verifier {
         }
         let (_, found, found_size) = sha256.finish();
         let is_right = found == digest && found_size == size;
-        if is_right && size >= LARGE {
-            store.put_record(WITNESSES, &digest, blake3.finalize().as_bytes())?;
+        if is_right {
+            keep_witness(&store, &digest, size, Some(&blake3))?;
         }
         Ok(is_right)
     }
@@ -188,13 +219,19 @@ impl Write for Verifier {
 /// A blob that is being read and hashed on its way.
 #[derive(Debug)]
 pub struct BlobReader {
-    pub(super) store: Store,
-    pub(super) digest: Digest,
-    pub(super) file: fs::File,
-    pub(super) hasher: DigestWriter<io::Sink>,
+    store: Store,
+    digest: Digest,
+    file: fs::File,
+    verifier: Verifier,
 }
 
 impl BlobReader {
+    pub(super) fn new(store: &Store, digest: &Digest, file: fs::File) -> Result<Self, Error> {
+        let size = file.metadata().map_err(|e| store.disk(e))?.len();
+        let verifier = Verifier::new(store, digest, size)?;
+        Ok(Self { store: store.clone(), digest: *digest, file, verifier })
+    }
+
     /// Reads what is left; returns the file if all that was read is the blob. A damaged one is removed.
     ///
     /// # Errors
@@ -209,7 +246,7 @@ impl BlobReader {
                 Err(e) => return Err(self.store.disk(e)),
             }
         }
-        if self.hasher.finish().1 == self.digest {
+        if self.verifier.finish()? {
             return Ok(Some(self.file));
         }
         fs::remove_file(self.store.blob_path(&self.digest)).map_err(|e| self.store.disk(e))?;
@@ -220,7 +257,7 @@ impl BlobReader {
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
-        self.hasher.write_all(&buffer[..read])?;
+        self.verifier.write_all(&buffer[..read])?;
         Ok(read)
     }
 }

@@ -152,7 +152,7 @@ impl Store {
     /// No temporary file can be made.
     pub fn writer(&self) -> Result<BlobWriter, Error> {
         let file = NamedTempFile::new_in(self.run()?).map_err(|e| self.disk(e))?;
-        Ok(BlobWriter { store: self.clone(), writer: DigestWriter::new(file) })
+        Ok(BlobWriter::new(self, file))
     }
 
     /// Stores `bytes`. `Ok` means they are stored, though maybe not by this call.
@@ -220,8 +220,7 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(self.disk(e)),
         };
-        let hasher = DigestWriter::new(io::sink());
-        Ok(Some(BlobReader { store: self.clone(), digest: *digest, file, hasher }))
+        BlobReader::new(self, digest, file).map(Some)
     }
 
     /// For whoever reads a blob of so many bytes itself: see [`Verifier`].
@@ -486,11 +485,12 @@ mod tests {
         let is_known = || store.record("blake3", &digest).unwrap().is_some();
         let mut other = large.clone();
         other[1 << 20] ^= 1;
+        // It is known from when it was written.
         for wrong in [&other[..], &large[1..], &[&large[..], &[0]].concat(), &[]] {
+            assert!(is_known() && is_right(&large) && is_known());
+            assert!(!is_right(wrong) && !is_known());
             assert!(!is_right(wrong) && !is_known());
             assert!(is_right(&large) && is_known());
-            assert!(is_right(&large) && is_known());
-            assert!(!is_right(wrong) && !is_known());
         }
         // What was found is believed only if it is a record, and is no other blob's.
         store.put_record("blake3", &digest, b"short").unwrap();
@@ -502,6 +502,26 @@ mod tests {
         small.write_all(b"small").unwrap();
         assert!(small.finish().unwrap());
         assert!(store.record("blake3", &Digest::of(b"small")).unwrap().is_none());
+        // A reader compares it with the same.
+        fs::write(store.blob_path(&digest), &other).unwrap();
+        assert!(store.open_verified(&digest).unwrap().is_none());
+        assert!(!is_known() && !store.blob_path(&digest).exists());
+    }
+
+    #[test]
+    fn what_was_copied_unseen_is_verified_by_its_digest() {
+        let (_folder, store) = store();
+        let (begin, end) = (vec![7; 2 << 20], b"end");
+        let mut hash = DigestWriter::new(io::sink());
+        hash.write_all(&begin).unwrap();
+        let unseen = store.put(&vec![8; 2 << 20]).unwrap();
+        let mut writer = store.writer().unwrap();
+        assert!(writer.append_unseen(&unseen, 2 << 20).unwrap());
+        assert!(writer.set_state(&hash.state()));
+        writer.write_all(end).unwrap();
+        let (digest, _) = writer.commit_unsynced().unwrap();
+        assert_eq!(digest, Digest::of(&[&begin[..], end].concat()));
+        assert!(!store.verify(&digest).unwrap(), "other bytes lay there");
     }
 
     #[test]
