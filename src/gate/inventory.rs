@@ -3,7 +3,8 @@
 //!
 //! Made once per layer and kept in the store under its `diff_id`, so that a base that was read before
 //! needs no layer on this machine. A layer that was just put together of parts is read by its parts, and
-//! what a distribution's part holds is kept too: most layers differ from others in few of them.
+//! what a distribution's part holds is kept too: most layers differ from others in few of them. Of a part
+//! that was just made most is known: only what says something is read, where it came from.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -335,15 +336,24 @@ mod tests {
         let link = Placed::HardLink(path("/opt/a/large.so"));
         let link = Entry { node: link, ..Entry::file("", 0o755, "b") };
         tree.insert(path("/opt/b/large.so"), link).unwrap();
-        let made = crate::layers::write(&tree, "test", &store, 2).unwrap();
+        let (made, parts) = crate::layers::write(&tree, "test", &store, 2).unwrap();
         let digest = crate::oci::descriptor_digest(&made.descriptor).unwrap();
-        let by_parts = Outline { digest: Some(digest), diff_id: made.diff_id, parts: made.parts };
+        let by_parts = Outline { digest: Some(digest), diff_id: made.diff_id, parts: Some(parts) };
         let whole = Outline { parts: None, ..by_parts.clone() };
+        let mut packed = by_parts.clone();
+        for part in packed.parts.iter_mut().flat_map(|parts| &mut parts.0) {
+            if let Part::Owner { files, .. } = part {
+                *files = None;
+            }
+        }
         fs::remove_file(store.blob_path(&digest)).unwrap();
         let read = Inventory::of(std::slice::from_ref(&by_parts), &store, 2).unwrap();
+        // Where the files came from, and what they are in the cache, says the same.
+        fs::remove_dir_all(store.root().join("keyed/inventory-part-2")).unwrap();
+        assert_eq!(Inventory::of(std::slice::from_ref(&packed), &store, 2).unwrap(), read);
         // Only folders and links are read again.
         let owned = by_parts.parts.iter().flat_map(|parts| &parts.0).flat_map(|part| match part {
-            Part::Owner(segments) => &segments[..],
+            Part::Owner { segments, .. } => &segments[..],
             Part::Frame(_) => &[],
         });
         let owned: std::collections::BTreeSet<_> = owned.map(|segment| segment.digest).collect();
@@ -351,7 +361,7 @@ mod tests {
             fs::remove_file(store.blob_path(&digest)).unwrap();
         }
         assert_eq!(Inventory::of(std::slice::from_ref(&by_parts), &store, 2).unwrap(), read);
-        let again = crate::layers::write(&tree, "test", &store, 2).unwrap();
+        let (again, _) = crate::layers::write(&tree, "test", &store, 2).unwrap();
         assert_eq!(again.diff_id, made.diff_id);
         assert_eq!(Inventory::of(&[whole], &store, 2).unwrap(), read);
         assert_eq!(read.files().filter(|(_, file)| file.damage.is_some()).count(), 2);

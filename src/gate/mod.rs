@@ -1,7 +1,8 @@
 //! Before anything is published: whether our layers fit the base, and are what they say.
 //!
-//! What a layer holds is read from its tar once and kept as an [`inventory`]; [`abi`], [`files`],
-//! [`requirements`] and [`system`] look at inventories only, ours and the base's. So the verdict is a
+//! What a layer holds is read once, from its tar or from the files that this run puts into it, and kept as
+//! an [`inventory`]; [`abi`], [`files`], [`requirements`] and [`system`] look at inventories only, ours and
+//! the base's. So the verdict is a
 //! function of the layers, the base and the cell, and of nothing that happens to be on this machine:
 //! where the base was never read before, its layers are fetched for it, once.
 

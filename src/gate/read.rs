@@ -1,7 +1,8 @@
-//! Layers become inventories: each tar entry is looked at once, on its way through.
+//! Layers become inventories: each tar entry is looked at once, on its way through, or each file on its way
+//! into the tar.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek as _};
 use std::sync::Arc;
 
 use fs_err as fs;
@@ -12,7 +13,8 @@ use super::elf;
 use super::error::Error;
 use super::inventory::{File, Layer, Node, parts};
 use crate::layers::archive::{self, Part, Parts};
-use crate::layers::{Outline, Segment};
+use crate::layers::tree::Node as Placed;
+use crate::layers::{Content, Known, Outline, Segment, Tree};
 use crate::oci::Digest;
 use crate::oci::decompress::decompress;
 use crate::oci::digest::DigestWriter;
@@ -72,7 +74,7 @@ fn read_parts(parts: &Parts, store: &Store, parallel: usize) -> io::Result<Layer
     // What is new comes last in a layer, and takes longest.
     let mut owners =
         side_by_side(parts.len(), parallel, |number| match &parts[parts.len() - 1 - number] {
-            Part::Owner(segments) => Some(read_owner(segments, store)),
+            Part::Owner { segments, files } => Some(read_owner(segments, files.as_deref(), store)),
             Part::Frame(_) => None,
         });
     let mut reader = Reader::new(store);
@@ -86,19 +88,43 @@ fn read_parts(parts: &Parts, store: &Store, parallel: usize) -> io::Result<Layer
     Ok(reader.layer)
 }
 
-/// What one owner has, which has no whiteouts: by its record, or read now.
-fn read_owner(segments: &[Segment], store: &Store) -> io::Result<Layer> {
+/// What one owner has, which has no whiteouts: by its record, or read now, where the files came from if
+/// this run put them into the layer.
+fn read_owner(segments: &[Segment], files: Option<&Tree>, store: &Store) -> io::Result<Layer> {
     let digests: Vec<_> = segments.iter().map(|segment| &segment.digest.as_bytes()[..]).collect();
     let key = store::key(&digests);
     let known = store.record(PARTS, &key).map_err(io::Error::other)?;
     if let Some(known) = known.and_then(|record| serde_json::from_slice(&record).ok()) {
         return Ok(known);
     }
-    let mut own = Reader::new(store);
-    own.read(archive::read(segments, store))?;
-    let record = serde_json::to_vec(&own.layer)?;
+    let layer = if let Some(files) = files {
+        read_tree(files, store)?
+    } else {
+        let mut own = Reader::new(store);
+        own.read(archive::read(segments, store))?;
+        own.layer
+    };
+    let record = serde_json::to_vec(&layer)?;
     store.put_record(PARTS, &key, &record).map_err(io::Error::other)?;
-    Ok(own.layer)
+    Ok(layer)
+}
+
+/// What the tar of these files holds.
+fn read_tree(files: &Tree, store: &Store) -> io::Result<Layer> {
+    let mut layer = Layer::default();
+    for (path, entry) in files.iter() {
+        let path = path.as_relative();
+        let node = match &entry.node {
+            Placed::File(content) => {
+                Node::File(Arc::new(read_content(path, content, entry.mode, store)?))
+            }
+            Placed::Symlink(target) => Node::Link(target.clone()),
+            // They stand in the frame.
+            Placed::Directory | Placed::HardLink(_) => continue,
+        };
+        layer.nodes.push((path.to_owned(), node));
+    }
+    Ok(layer)
 }
 
 /// Reads the pieces of one layer's tar.
@@ -210,10 +236,37 @@ fn read_file(
     Ok(File { interpreter, ..File::read((size, sha256), mode, &b""[..]) })
 }
 
+/// A file on its way into a layer, which is known by its digest: of most nothing is read.
+fn read_content(path: &str, content: &Content, mode: u32, store: &Store) -> io::Result<File> {
+    let Known { size, sha256 } = content.known();
+    let (known, is_elf) = ((size, sha256), content.starts_with(&ELFMAG));
+    if !is_elf && !content.starts_with(b"#!") && !is_document(path) {
+        return Ok(File::read(known, mode, &b""[..]));
+    }
+    if let (true, false, Some(part)) = (is_elf, is_document(path), content.part()) {
+        return Ok(File::read(known, mode, &ReadCache::new(part)));
+    }
+    if is_document(path) || size <= LARGE {
+        return Ok(known_file(path, &content.read()?, known, mode));
+    }
+    let mut aside = store.temporary_file().map_err(io::Error::other)?;
+    content.copy_to(&mut aside)?;
+    if is_elf {
+        return Ok(File::read(known, mode, &ReadCache::new(aside)));
+    }
+    let mut head = Vec::new();
+    aside.rewind()?;
+    aside.take(LONGEST_LINE as u64 + 2).read_to_end(&mut head)?;
+    Ok(File { interpreter: interpreter(&head), ..File::read(known, mode, &b""[..]) })
+}
+
 fn file(path: &str, bytes: &[u8], mode: u32) -> File {
+    known_file(path, bytes, (bytes.len() as u64, Digest::of(bytes)), mode)
+}
+
+fn known_file(path: &str, bytes: &[u8], known: (u64, Digest), mode: u32) -> File {
     let text = (is_document(path) && bytes.len() as u64 <= LARGEST_DOCUMENT)
         .then(|| read_part(path, &String::from_utf8_lossy(bytes)).to_owned());
-    let known = (bytes.len() as u64, Digest::of(bytes));
     File { interpreter: interpreter(bytes), text, ..File::read(known, mode, bytes) }
 }
 
@@ -278,6 +331,8 @@ mod tests {
                     read_file(path, &mut &bytes[..], (bytes.len() as u64, 0o755), &store).unwrap(),
                     expected
                 );
+                let content = Content::from(bytes.clone());
+                assert_eq!(read_content(path, &content, 0o755, &store).unwrap(), expected);
             }
         }
     }

@@ -42,7 +42,6 @@ pub(crate) fn layer_bytes(content: &[u8], created_by: &str) -> (Layer, Vec<u8>) 
         diff_id: Digest::of(&tar),
         uncompressed_size: tar.len() as u64,
         created_by: created_by.to_owned(),
-        parts: None,
     };
     (layer, bytes)
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use pep508_rs::PackageName;
 
-use super::archive::Trust;
+use super::archive::{Parts, Trust};
 use super::built::{Built, twin_of, wheel_of};
 use super::bytecode::Compiler;
 use super::installing::lay_out;
@@ -40,17 +40,16 @@ pub struct Made {
 /// A layer whose tar is known.
 #[derive(Debug)]
 enum Begun {
-    Stored(Box<Layer>),
+    Stored(Box<Layer>, Option<Parts>),
     Pieces(Box<Pieces>),
 }
 
-/// A layer in pieces.
+/// A layer that has all its pieces, but no name yet.
 #[derive(Debug)]
 struct Pieces {
     made: Python,
     created_by: String,
     key: Digest,
-    trust: Trust,
     /// Nobody else makes it meanwhile.
     _turn: Turn,
 }
@@ -59,10 +58,10 @@ impl Made {
     /// What is known of the layers by now, bottom first.
     pub fn outlines(&self) -> Vec<Outline> {
         let outline = |layer: &Begun| match layer {
-            Begun::Stored(layer) => Outline {
+            Begun::Stored(layer, parts) => Outline {
                 digest: descriptor_digest(&layer.descriptor).ok(),
                 diff_id: layer.diff_id,
-                parts: layer.parts.clone(),
+                parts: parts.clone(),
             },
             Begun::Pieces(layer) => {
                 let archive::Compressed { parts, diff_id, .. } = &layer.made.compressed;
@@ -72,20 +71,20 @@ impl Made {
         self.layers.iter().map(outline).collect()
     }
 
-    /// Puts the layers together; bottom first.
+    /// Ends the layers; bottom first.
     ///
     /// # Errors
-    /// The store cannot be written, or a part is not there any more.
+    /// The store cannot be written.
     pub async fn join(self, world: &World) -> Result<Vec<Layer>, Error> {
         let mut layers = Vec::new();
         for layer in self.layers {
             layers.push(match layer {
-                Begun::Stored(layer) => *layer,
+                Begun::Stored(layer, _) => *layer,
                 Begun::Pieces(layer) => {
                     let store = world.store.clone();
                     let joining = on_thread(move || {
-                        let Pieces { made, created_by, key, trust, _turn } = *layer;
-                        let (layer, installed) = made.layer(&created_by, trust, &store)?;
+                        let Pieces { made, created_by, key, _turn } = *layer;
+                        let (layer, installed) = made.layer(&created_by, &store)?;
                         kept::keep_layer(&key, &layer, &installed, &store)?;
                         Ok::<_, Error>(layer)
                     });
@@ -141,8 +140,8 @@ pub async fn build(
             Content::Files(content) => {
                 let content = read_files(content, &brick.folder)?;
                 let tree = files(&planned.name, &content)?;
-                let layer = files_layer(tree, &planned.name, created_by, world).await?;
-                Begun::Stored(Box::new(layer))
+                let (layer, parts) = files_layer(tree, &planned.name, created_by, world).await?;
+                Begun::Stored(Box::new(layer), parts)
             }
         });
     }
@@ -170,10 +169,11 @@ async fn python_layer(
     let turn = world.store.turn("layer", &key).await;
     let kept = kept::layer(&key, created_by, &world.store)?;
     let (layer, installed) = if let Some((layer, installed)) = kept {
-        (Begun::Stored(Box::new(layer)), installed)
+        (Begun::Stored(Box::new(layer), None), installed)
     } else {
         // Was it damaged? Then the reason may be a part that is.
         let is_gone = kept::was_made(&key, &world.store)?;
+        let trust = if is_gone { Trust::Nothing } else { Trust::Begin };
         // What an earlier run made of a wheel is enough.
         let mut found = find(&wheels, &options, world).await?;
         let mut wanted = fetchable(plan, |wheel| found.missing().any(|m| m.digest == *wheel));
@@ -184,7 +184,7 @@ async fn python_layer(
         world.progress.step("installing and compressing");
         let mut bytecode = BTreeMap::new();
         let made = loop {
-            match install(found, &options, &bytecode, world).await {
+            match install(found, &options, &bytecode, trust, world).await {
                 Err(Error::Uncompiled { wheels: names }) => {
                     let uncompiled = wheels.iter().filter(|wheel| names.contains(&wheel.name));
                     let uncompiled: Vec<_> = uncompiled.cloned().collect();
@@ -203,8 +203,7 @@ async fn python_layer(
         };
         let installed = made.installed.clone();
         let created_by = created_by.to_owned();
-        let trust = if is_gone { Trust::Nothing } else { Trust::Begin };
-        let pieces = Pieces { made, created_by, key, trust, _turn: turn };
+        let pieces = Pieces { made, created_by, key, _turn: turn };
         (Begun::Pieces(Box::new(pieces)), installed)
     };
     for notice in installed.iter().flat_map(|figures| &figures.notices) {
@@ -259,11 +258,12 @@ async fn install(
     found: Found,
     options: &Options,
     bytecode: &BTreeMap<PackageName, Modules>,
+    trust: Trust,
     world: &World,
 ) -> Result<Python, Error> {
     let (options, bytecode) = (options.clone(), bytecode.clone());
     let (store, parallel) = (world.store.clone(), world.parallel);
-    let installing = on_thread(move || python(found, &options, &bytecode, &store, parallel));
+    let installing = on_thread(move || python(found, &options, &bytecode, trust, &store, parallel));
     Work::Compress.time(&*world.progress, installing).await
 }
 
@@ -272,19 +272,19 @@ async fn files_layer(
     name: &str,
     created_by: &str,
     world: &World,
-) -> Result<Layer, Error> {
+) -> Result<(Layer, Option<Parts>), Error> {
     let key = kept::tree_key(&tree.known());
     let _turn = world.store.turn("layer", &key).await;
     if let Some((layer, _)) = kept::layer(&key, created_by, &world.store)? {
-        return Ok(layer);
+        return Ok((layer, None));
     }
     world.progress.step(&format!("layer {name}"));
     let (store, parallel) = (world.store.clone(), world.parallel);
     let created_by = created_by.to_owned();
     let writing = on_thread(move || {
-        let layer = archive::write(&tree, &created_by, &store, parallel)?;
+        let (layer, parts) = archive::write(&tree, &created_by, &store, parallel)?;
         kept::keep_layer(&key, &layer, &[], &store)?;
-        Ok(layer)
+        Ok((layer, Some(parts)))
     });
     Work::Compress.time(&*world.progress, writing).await
 }

@@ -1,6 +1,7 @@
 //! The bytes of a file on its way into a layer: at hand if it is small or was made here, else where
-//! they can be read once more. So no large file is ever in memory.
+//! they can be read once more, which a check sum says. So no large file is ever in memory.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -28,6 +29,9 @@ const AT_ONCE: u64 = 4 << 20;
 /// Longer entries of wheels are hashed and stripped one at a time: no two of them are in memory at once.
 const LARGE: u64 = 2 << 20;
 static TURN: Mutex<()> = Mutex::new(());
+/// What an entry was unpacked in stays at hand for the next one, if it is no larger.
+const MOST_KEPT: usize = 1 << 20;
+thread_local! { static UNPACKING: RefCell<Option<Unpacking>> = const { RefCell::new(None) }; }
 /// Bytes of its begin that are known of every file.
 const HEAD: usize = 8;
 
@@ -44,8 +48,8 @@ enum Source {
     Memory(Bytes),
     Disk(PathBuf),
     Member(Member),
-    /// So many bytes of a file from some place on.
-    Part(At, u64),
+    /// What lies in a file, from one place of it to another, and its CRC-32.
+    Part(At, u32),
 }
 
 /// An entry of a wheel.
@@ -70,7 +74,8 @@ impl Content {
 
     /// Entry `index` of a wheel, which says that it has `size` bytes; they are read now, to be hashed, and
     /// each time they are used. If it is a shared object and `aside` is a place for that, then also what
-    /// is left of it without what only debuggers read; all of it is in memory meanwhile.
+    /// is left of it without what only debuggers read, if there was something of that; all of it is in
+    /// memory meanwhile.
     ///
     /// # Errors
     /// It cannot be unpacked, or what is left cannot be written.
@@ -81,20 +86,33 @@ impl Content {
     ) -> io::Result<(Self, Option<Self>)> {
         let _turn = (size > LARGE).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
         let member = Member { archive: archive.clone(), index };
-        let bytes = member.at_once(&mut archive.clone())?.map(Bytes::from);
-        let source = Source::Member(member);
-        let content = match &bytes {
-            Some(bytes) => Self { source, ..bytes.clone().into() },
-            None => Self::new(source)?,
+        let source = Source::Member(member.clone());
+        if let Some(read) =
+            member.at_once(|bytes| Self::of_bytes(bytes, source.clone()).aside(bytes, aside))?
+        {
+            return read;
+        }
+        let content = Self::new(source)?;
+        if aside.is_some() && content.starts_with(&ELFMAG) {
+            let bytes = content.read()?;
+            return content.aside(&bytes, aside);
+        }
+        Ok((content, None))
+    }
+
+    /// These are its bytes. If they are a shared object's, they need not be unpacked again: either they, or
+    /// what is left when they are stripped, come from `aside`.
+    fn aside(self, bytes: &[u8], aside: Option<&Aside<'_>>) -> io::Result<(Self, Option<Self>)> {
+        let Some(aside) = aside.filter(|_| self.starts_with(&ELFMAG)) else {
+            return Ok((self, None));
         };
-        let Some(aside) = aside.filter(|_| content.starts_with(&ELFMAG)) else {
-            return Ok((content, None));
-        };
-        let stripped = match strip(&bytes.map_or_else(|| content.read(), Ok)?) {
-            Some(stripped) => Some(Self { source: aside.put(&stripped)?, ..stripped.into() }),
-            None => None,
-        };
-        Ok((content, stripped))
+        match strip(bytes) {
+            Some(stripped) => {
+                let stripped = Self::of_bytes(&stripped, aside.put(&stripped)?);
+                Ok((self, Some(stripped)))
+            }
+            None => Ok((Self { source: aside.put(bytes)?, ..self }, None)),
+        }
     }
 
     /// The `length` bytes from `place` on of a file that does not change; they are read now, to be
@@ -103,15 +121,29 @@ impl Content {
     /// # Errors
     /// They cannot be read, or there are not as many.
     pub(super) fn of_part(file: &At, place: u64, length: u64) -> io::Result<Self> {
-        let part = Self::new(Source::Part(At { place, ..file.clone() }, length))?;
-        if part.size() == length { Ok(part) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        let part = file.part(place, length);
+        let mut head = Head::default();
+        let Copied { crc32, .. } = copy(&mut part.clone(), length, &mut head)?;
+        let content = head.finish(Source::Part(part, crc32));
+        if content.size() == length {
+            Ok(content)
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
     }
 
     fn new(source: Source) -> io::Result<Self> {
         let mut head = Head::default();
         source.copy_to(&mut head)?;
-        let (_, sha256, size) = head.digest.finish();
-        Ok(Self { known: Known { size, sha256 }, head: head.bytes, source })
+        Ok(head.finish(source))
+    }
+
+    /// These are the bytes that `source` has.
+    fn of_bytes(bytes: &[u8], source: Source) -> Self {
+        let mut head = [0; HEAD];
+        let length = bytes.len().min(HEAD);
+        head[..length].copy_from_slice(&bytes[..length]);
+        Self { known: Known::of(bytes), head, source }
     }
 
     /// Length and digest.
@@ -125,7 +157,7 @@ impl Content {
     }
 
     /// Whether these are its first bytes; of more than eight, only the first eight are looked at.
-    pub(super) fn starts_with(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn starts_with(&self, bytes: &[u8]) -> bool {
         let bytes = &bytes[..bytes.len().min(HEAD)];
         self.known.size >= bytes.len() as u64 && self.head.starts_with(bytes)
     }
@@ -135,19 +167,20 @@ impl Content {
     /// # Errors
     /// They cannot be read any more.
     pub fn read(&self) -> io::Result<Bytes> {
-        match &self.source {
-            Source::Memory(bytes) => return Ok(bytes.clone()),
-            Source::Member(member) => {
-                if let Some(bytes) = member.at_once(&mut member.archive.clone())? {
-                    self.check(bytes.len() as u64 == self.known.size)?;
-                    return Ok(bytes.into());
-                }
-            }
-            Source::Disk(_) | Source::Part(..) => {}
+        if let Source::Memory(bytes) = &self.source {
+            return Ok(bytes.clone());
         }
         let mut bytes = Vec::with_capacity(usize::try_from(self.known.size).unwrap_or_default());
         self.copy_to(&mut bytes)?;
         Ok(bytes.into())
+    }
+
+    /// The file that they are a part of, if they need not be unpacked to be looked at here and there.
+    pub(crate) fn part(&self) -> Option<At> {
+        match &self.source {
+            Source::Part(part, _) => Some(part.clone()),
+            Source::Memory(_) | Source::Disk(_) | Source::Member(_) => None,
+        }
     }
 
     /// Writes all bytes to `out`.
@@ -158,11 +191,12 @@ impl Content {
         match &self.source {
             Source::Memory(bytes) => out.write_all(bytes),
             // An archive has check sums of its own.
-            source @ Source::Member(_) => {
-                let written = source.copy_to(out)?;
-                self.check(written == self.known.size)
+            Source::Member(member) => self.check(member.copy_to(out)? == self.known.size),
+            Source::Part(part, crc32) => {
+                let copied = copy(&mut part.clone(), part.size, out)?;
+                self.check(copied == Copied { size: self.known.size, crc32: *crc32 })
             }
-            source @ (Source::Disk(_) | Source::Part(..)) => {
+            source @ Source::Disk(_) => {
                 let mut out = DigestWriter::new(out);
                 source.copy_to(&mut out)?;
                 let (_, sha256, size) = out.finish();
@@ -188,22 +222,20 @@ impl Eq for Content {}
 impl<T: Into<Bytes>> From<T> for Content {
     fn from(bytes: T) -> Self {
         let bytes = bytes.into();
-        let mut head = [0; HEAD];
-        let length = bytes.len().min(HEAD);
-        head[..length].copy_from_slice(&bytes[..length]);
-        Self { known: Known::of(&bytes), head, source: Source::Memory(bytes) }
+        Self::of_bytes(&bytes, Source::Memory(bytes.clone()))
     }
 }
 
 impl Source {
     /// Returns how many bytes they were.
     fn copy_to(&self, out: &mut impl Write) -> io::Result<u64> {
-        match self {
-            Self::Memory(bytes) => out.write_all(bytes).map(|()| bytes.len() as u64),
-            Self::Disk(path) => copy(&mut fs::File::open(path)?, out),
-            Self::Member(member) => member.copy_to(out),
-            Self::Part(file, length) => copy(&mut file.clone().take(*length), out),
-        }
+        let copied = match self {
+            Self::Memory(bytes) => return out.write_all(bytes).map(|()| bytes.len() as u64),
+            Self::Member(member) => return member.copy_to(out),
+            Self::Disk(path) => copy(&mut fs::File::open(path)?, u64::MAX, out),
+            Self::Part(part, _) => copy(&mut part.clone(), part.size, out),
+        };
+        Ok(copied?.size)
     }
 }
 
@@ -213,7 +245,7 @@ impl fmt::Debug for Source {
             Self::Memory(bytes) => write!(f, "{} bytes", bytes.len()),
             Self::Disk(path) => write!(f, "`{}`", path.display()),
             Self::Member(member) => write!(f, "entry {} of a wheel", member.index),
-            Self::Part(_, length) => write!(f, "{length} bytes of a file of the cache"),
+            Self::Part(part, _) => write!(f, "{} bytes of a file of the cache", part.size),
         }
     }
 }
@@ -221,46 +253,81 @@ impl fmt::Debug for Source {
 impl Member {
     /// Fails if the entry has more or fewer bytes than its headers say.
     fn copy_to(&self, out: &mut impl Write) -> io::Result<u64> {
-        let mut archive = self.archive.clone();
-        if let Some(bytes) = self.at_once(&mut archive)? {
-            out.write_all(&bytes)?;
-            return Ok(bytes.len() as u64);
+        let written = self.at_once(|bytes| out.write_all(bytes).map(|()| bytes.len() as u64))?;
+        if let Some(written) = written {
+            return written;
         }
+        let mut archive = self.archive.clone();
         let file = archive.by_index(self.index).map_err(io::Error::from)?;
         let declared = file.size();
         // One byte more than declared is enough to know that it lied.
-        copy(&mut file.take(declared.saturating_add(1)), out)
+        let most = declared.saturating_add(1);
+        Ok(copy(&mut file.take(most), most, out)?.size)
     }
-}
 
-impl Member {
-    /// All bytes of an entry that is neither large nor odd; `None` if it is, also if it is not what its
-    /// headers say: whoever reads it piece by piece finds out what is wrong. This takes a third of the
-    /// time that doing so takes.
-    fn at_once(&self, archive: &mut ZipArchive<At>) -> io::Result<Option<Vec<u8>>> {
+    /// Unpacks an entry that is neither large nor odd in one piece, which `use` gets; `None` if it is large
+    /// or odd, also if it is not what its headers say: whoever reads it piece by piece finds out what is
+    /// wrong. This takes a third of the time that doing so takes.
+    fn at_once<T>(&self, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
+        let mut archive = self.archive.clone();
         let mut file = archive.by_index_raw(self.index).map_err(io::Error::from)?;
         let is_small = file.size() <= AT_ONCE && file.compressed_size() <= AT_ONCE;
         if !is_small || file.compression() != CompressionMethod::Deflated || file.encrypted() {
             return Ok(None);
         }
-        let mut packed = Vec::with_capacity(usize::try_from(file.compressed_size()).unwrap_or(0));
-        file.read_to_end(&mut packed)?;
-        let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or(0)];
-        let unpacked = Decompressor::new().deflate_decompress(&packed, &mut bytes);
-        let is_right = unpacked == Ok(bytes.len()) && crc32fast::hash(&bytes) == file.crc32();
-        Ok(is_right.then_some(bytes))
+        let size = usize::try_from(file.size()).map_err(io::Error::other)?;
+        let mut unpacking = UNPACKING.take().unwrap_or_default();
+        let Unpacking { decompressor, packed, bytes } = &mut unpacking;
+        packed.clear();
+        file.read_to_end(packed)?;
+        if bytes.len() < size {
+            bytes.resize(size, 0);
+        }
+        let bytes = &mut bytes[..size];
+        let unpacked = decompressor.deflate_decompress(packed, bytes);
+        let is_right = unpacked == Ok(size) && crc32fast::hash(bytes) == file.crc32();
+        let taken = is_right.then(|| take(bytes));
+        if unpacking.packed.capacity().max(unpacking.bytes.capacity()) <= MOST_KEPT {
+            UNPACKING.set(Some(unpacking));
+        }
+        Ok(taken)
     }
 }
 
-fn copy(from: &mut impl Read, out: &mut impl Write) -> io::Result<u64> {
-    let mut buffer = vec![0; PIECE];
-    let mut copied = 0;
+/// What a thread unpacks entries with.
+struct Unpacking {
+    decompressor: Decompressor,
+    packed: Vec<u8>,
+    /// Never shorter than it was: what is behind an entry is nothing.
+    bytes: Vec<u8>,
+}
+
+impl Default for Unpacking {
+    fn default() -> Self {
+        Self { decompressor: Decompressor::new(), packed: Vec::new(), bytes: Vec::new() }
+    }
+}
+
+/// Bytes that went from one place to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Copied {
+    size: u64,
+    crc32: u32,
+}
+
+/// Copies all that there is; if that are `most` bytes or fewer, no more room is taken for it.
+fn copy(from: &mut impl Read, most: u64, out: &mut impl Write) -> io::Result<Copied> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; most.clamp(1, PIECE)];
+    let mut crc32 = crc32fast::Hasher::new();
+    let mut size = 0;
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return Ok(copied),
+            Ok(0) => return Ok(Copied { size, crc32: crc32.finalize() }),
             Ok(read) => {
                 out.write_all(&buffer[..read])?;
-                copied += read as u64;
+                crc32.update(&buffer[..read]);
+                size += read as u64;
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
@@ -278,6 +345,14 @@ struct Head {
 impl Default for Head {
     fn default() -> Self {
         Self { bytes: [0; HEAD], length: 0, digest: DigestWriter::new(io::sink()) }
+    }
+}
+
+impl Head {
+    /// All that was written is what `source` has.
+    fn finish(self, source: Source) -> Content {
+        let (_, sha256, size) = self.digest.finish();
+        Content { known: Known { size, sha256 }, head: self.bytes, source }
     }
 }
 
@@ -314,19 +389,21 @@ impl<'a> Aside<'a> {
             Some(file) => file,
             None => At::new(self.store.temporary_file().map_err(io::Error::other)?)?,
         };
-        let (place, length) = (file.size, bytes.len() as u64);
-        file.file.write_all_at(bytes, place)?;
-        let source = Source::Part(At { place, ..file.clone() }, length);
-        *last = Some(At { size: place + length, ..file });
+        let (end, length) = (file.size, bytes.len() as u64);
+        file.file.write_all_at(bytes, end)?;
+        let source = Source::Part(file.part(end, length), crc32fast::hash(bytes));
+        *last = Some(At { size: end + length, ..file });
         Ok(source)
     }
 }
 
-/// Reads a file from a place of its own, whoever else reads it elsewhere.
+/// Reads a file, or what lies somewhere in it, from a place of its own, whoever else reads it elsewhere.
 #[derive(Clone, Debug)]
-pub(super) struct At {
+pub struct At {
     file: Arc<File>,
+    begin: u64,
     size: u64,
+    /// Counted from the begin.
     place: u64,
 }
 
@@ -334,10 +411,15 @@ impl At {
     /// From its begin.
     pub(super) fn new(file: File) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), size, place: 0 })
+        Ok(Self { file: Arc::new(file), begin: 0, size, place: 0 })
     }
 
-    /// Bytes of the file.
+    /// The `size` bytes from `begin` on.
+    fn part(&self, begin: u64, size: u64) -> Self {
+        Self { file: self.file.clone(), begin: self.begin + begin, size, place: 0 }
+    }
+
+    /// How many bytes there are.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
@@ -345,7 +427,7 @@ impl At {
     /// The bytes from `place` on; `None` if there are not as many.
     pub(super) fn bytes<const N: usize>(&self, place: u64) -> io::Result<Option<[u8; N]>> {
         let mut bytes = [0; N];
-        match self.file.read_exact_at(&mut bytes, place) {
+        match self.file.read_exact_at(&mut bytes, self.begin + place) {
             Ok(()) => Ok(Some(bytes)),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(e) => Err(e),
@@ -355,7 +437,12 @@ impl At {
 
 impl Read for At {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.place)?;
+        let rest = usize::try_from(self.size.saturating_sub(self.place)).unwrap_or(usize::MAX);
+        let most = buffer.len().min(rest);
+        if most == 0 {
+            return Ok(0);
+        }
+        let read = self.file.read_at(&mut buffer[..most], self.begin + self.place)?;
         self.place += read as u64;
         Ok(read)
     }

@@ -1,7 +1,9 @@
 //! Wheels become a layer's tar in pieces: all of them are installed first, side by side, so that it is
 //! known what lies where and whose it is; then what no earlier run compressed is.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use pep508_rs::PackageName;
 
@@ -68,7 +70,7 @@ pub fn find(
 }
 
 /// What is known of a layer of wheels before its bytes are put together.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Python {
     /// What lies where, and whose it is.
     pub tree: Tree<Known>,
@@ -79,23 +81,18 @@ pub struct Python {
 }
 
 impl Python {
-    /// Puts the layer together; returns it with the figures.
+    /// Ends the layer; returns it with the figures.
     ///
     /// # Errors
-    /// The store cannot be written, or a part is not there any more.
-    pub fn layer(
-        self,
-        created_by: &str,
-        trust: Trust,
-        store: &Store,
-    ) -> Result<(Layer, Vec<Installed>), Error> {
-        Ok((archive::join(self.compressed, created_by, trust, store)?, self.installed))
+    /// The store cannot be written.
+    pub fn layer(self, created_by: &str, store: &Store) -> Result<(Layer, Vec<Installed>), Error> {
+        Ok((archive::finish(self.compressed, created_by, store)?.0, self.installed))
     }
 }
 
 /// Installs wheels from the store, and compresses what they bring, on at most `parallel` threads.
-/// What an earlier run did is not done again. `bytecode` has compiled modules of this run's; those of
-/// earlier runs are found.
+/// What an earlier run did is not done again, and believed as `trust` says. `bytecode` has compiled modules
+/// of this run's; those of earlier runs are found.
 ///
 /// Neither `parallel` nor the cache changes the result, or which error is reported.
 ///
@@ -107,6 +104,7 @@ pub fn python(
     found: Found,
     options: &Options,
     bytecode: &BTreeMap<PackageName, Modules>,
+    trust: Trust,
     store: &Store,
     parallel: usize,
 ) -> Result<Python, Error> {
@@ -131,7 +129,7 @@ pub fn python(
         one.bytes_installed -= size;
     }
     check_applied(&installed, &options.treatment)?;
-    let compressed = context.compress(&tree, parts, parallel)?;
+    let compressed = context.compress(&tree, parts, trust, parallel)?;
     Ok(Python { tree, compressed, installed })
 }
 
@@ -152,7 +150,7 @@ struct Part<'a> {
 /// What is to be kept of a part when it is compressed.
 enum Keep {
     /// All of the distribution's own, by the distribution's key.
-    Whole(Box<Distribution>, Digest),
+    Whole(Tree<Known>, Box<Installed>, Digest),
     /// What is in this layer of it, by what that is.
     Own(Digest),
 }
@@ -175,7 +173,7 @@ impl<'a> Context<'a> {
     ) -> Result<Vec<Part<'a>>, Error> {
         let mut missing: Vec<usize> = (0..wheels.len()).filter(|n| kept[*n].1.is_none()).collect();
         // The largest first: nobody waits for a large one that was begun last.
-        missing.sort_by_key(|number| std::cmp::Reverse(stored_size(&wheels[*number], self.store)));
+        missing.sort_by_cached_key(|number| Reverse(stored_size(&wheels[*number], self.store)));
         // Few wheels leave threads for what is in them.
         let inside = parallel / missing.len().max(1);
         let results = side_by_side(missing.len(), parallel, |position| {
@@ -215,6 +213,7 @@ impl<'a> Context<'a> {
         self,
         whole: &Tree<Known>,
         parts: Vec<Part<'a>>,
+        trust: Trust,
         parallel: usize,
     ) -> Result<Compressed, Error> {
         let late: BTreeSet<String> = parts
@@ -232,17 +231,12 @@ impl<'a> Context<'a> {
                     entry.owner == owner && !matches!(entry.node, Node::HardLink(_))
                 })
             };
-            let files = move || match files {
-                Some(files) => Ok(files),
-                None => self.install(wheel, 1).map(|(files, _)| files),
-            };
             if listing.iter().all(|(path, _)| is_own(path)) {
                 let section = if let Some(segments) = segments {
                     Section::Kept(segments)
                 } else {
-                    let made = Distribution { listing, installed, segments: None };
-                    keeps.insert(owner.clone(), Keep::Whole(Box::new(made), key));
-                    Section::Made(Box::new(files))
+                    keeps.insert(owner.clone(), Keep::Whole(listing, Box::new(installed), key));
+                    self.section(wheel, files, |_| {})
                 };
                 sections.insert(owner, section);
                 continue;
@@ -250,35 +244,54 @@ impl<'a> Context<'a> {
             let mut own = listing.clone();
             own.retain(is_own);
             if !is_kept {
-                let made = Distribution { listing, installed, segments: None };
-                kept::keep_distribution(&key, &made, self.store)?;
+                kept::keep_distribution(&key, (&listing, &installed), None, self.store)?;
             }
             let key = kept::tree_key(&own);
             let section = if let Some(segments) = kept::part(&key, self.store)? {
                 Section::Kept(segments)
             } else {
                 keeps.insert(owner.clone(), Keep::Own(key));
-                Section::Made(Box::new(move || {
-                    let mut files = files()?;
-                    files.retain(|path| own.get(path).is_some());
-                    Ok(files)
-                }))
+                let only_own = move |files: &mut Tree| files.retain(|path| own.get(path).is_some());
+                self.section(wheel, files, only_own)
             };
             sections.insert(owner, section);
         }
         let (compressed, of_owners) =
-            archive::compress(whole, sections, &late, self.store, parallel)?;
+            archive::compress(whole, sections, &late, trust, self.store, parallel)?;
+        let mut made = Vec::new();
         for (owner, segments) in of_owners {
-            match keeps.remove(&owner) {
-                Some(Keep::Whole(mut made, key)) => {
-                    made.segments = Some(segments);
-                    kept::keep_distribution(&key, &made, self.store)?;
-                }
-                Some(Keep::Own(key)) => kept::keep_part(&key, &segments, self.store)?,
-                None => {}
+            if let Some(keep) = keeps.remove(&owner) {
+                made.push((keep, segments));
             }
         }
+        let kept = side_by_side(made.len(), parallel, |number| match &made[number] {
+            (Keep::Whole(listing, installed, key), segments) => {
+                kept::keep_distribution(key, (listing, installed), Some(segments), self.store)
+            }
+            (Keep::Own(key), segments) => kept::keep_part(key, segments, self.store),
+        });
+        kept.into_iter().collect::<Result<(), Error>>()?;
         Ok(compressed)
+    }
+
+    /// A wheel's files, narrowed down, if they are at hand; else it is installed again when it is its turn.
+    fn section(
+        self,
+        wheel: &'a WheelFile,
+        files: Option<Tree>,
+        narrow: impl FnOnce(&mut Tree) + 'a,
+    ) -> Section<'a> {
+        match files {
+            Some(mut files) => {
+                narrow(&mut files);
+                Section::Files(Arc::new(files))
+            }
+            None => Section::Later(Box::new(move || {
+                let (mut files, _) = self.install(wheel, 1)?;
+                narrow(&mut files);
+                Ok(files)
+            })),
+        }
     }
 
     /// Installs one wheel of the store, with its compiled modules: those of this run, or of an earlier

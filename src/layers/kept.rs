@@ -21,8 +21,7 @@ const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), " layers 4");
 const DISTRIBUTIONS: &str = "distributions";
 const PARTS: &str = "parts";
 const LAYERS: &str = "layers";
-const TARS: &str = "tar-begins";
-const GZIPS: &str = "gzip-begins";
+const BEGINS: &str = "begins";
 const BYTES: &str = "bytes";
 
 /// A distribution that an earlier run installed: what it puts where, and all of that compressed.
@@ -239,13 +238,13 @@ pub(super) fn distribution(
 
 pub(super) fn keep_distribution(
     key: &Digest,
-    made: &Distribution,
+    (listing, installed): (&Tree<Known>, &Installed),
+    segments: Option<&[Segment]>,
     store: &Store,
 ) -> Result<(), Error> {
-    let Distribution { listing, installed, segments } = made;
     let lines = listing.iter().map(|(path, entry)| Line { owner: None, ..Line::of(path, entry) });
     let record = DistributionRecord {
-        segments: segments.clone(),
+        segments: segments.map(<[Segment]>::to_vec),
         installed: installed.clone(),
         listing: lines.collect(),
     };
@@ -281,39 +280,37 @@ fn bytes_key(Known { size, sha256 }: &Known) -> Digest {
 
 /// What layers begin with that differ only in what comes late: hashed once, gone on with by all.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Begin {
-    kind: &'static str,
-    key: Digest,
-}
+pub(super) struct Begin(Digest);
 
 impl Begin {
-    /// Of the tars that begin with these segments.
-    pub(super) fn of_tar(segments: &[Segment]) -> Self {
-        Self { kind: TARS, key: Self::key(segments) }
-    }
-
-    /// Of their gzip members.
-    pub(super) fn of_gzip(segments: &[Segment]) -> Self {
-        Self { kind: GZIPS, key: Self::key(segments) }
-    }
-
-    fn key(segments: &[Segment]) -> Digest {
+    /// Of the layers that begin with these segments.
+    pub(super) fn of(segments: &[Segment]) -> Self {
         let mut inputs = Inputs::new();
         for Segment { digest, size, crc32, uncompressed } in segments {
             inputs.add(digest.as_bytes());
             inputs.add(format!("{size} {crc32} {uncompressed}"));
         }
-        inputs.key()
+        Self(inputs.key())
     }
 
-    /// The hash's state behind the begin, if an earlier run was there.
-    pub(super) fn state(&self, store: &Store) -> Result<Option<Vec<u8>>, Error> {
-        Ok(store.record(self.kind, &self.key)?)
+    /// What is known behind the begin, if an earlier run was there.
+    pub(super) fn states(&self, store: &Store) -> Result<Option<States>, Error> {
+        read(BEGINS, &self.0, store)
     }
 
-    pub(super) fn keep(&self, state: &[u8], store: &Store) -> Result<(), Error> {
-        Ok(store.put_record(self.kind, &self.key, state)?)
+    pub(super) fn keep(&self, states: &States, store: &Store) -> Result<(), Error> {
+        write(BEGINS, &self.0, states, store)
     }
+}
+
+/// The states of a layer's hashes somewhere in it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct States {
+    /// Over the tar.
+    pub(super) tar: Vec<u8>,
+    /// Over the gzip member.
+    pub(super) member: Vec<u8>,
 }
 
 /// A record of [`LAYERS`].
@@ -340,7 +337,7 @@ pub(super) fn layer(
         return Ok(None);
     }
     let created_by = created_by.to_owned();
-    let layer = Layer { descriptor, diff_id, uncompressed_size, created_by, parts: None };
+    let layer = Layer { descriptor, diff_id, uncompressed_size, created_by };
     Ok(Some((layer, installed)))
 }
 

@@ -50,8 +50,6 @@ pub struct Layer {
     pub uncompressed_size: u64,
     /// What the image's history says made it.
     pub created_by: String,
-    /// What this run put it together of; `None` if an earlier one did.
-    pub parts: Option<archive::Parts>,
 }
 
 /// What is known of a layer before its bytes are stored.

@@ -419,7 +419,7 @@ async fn what_two_layers_begin_with_was_damaged() {
     let fresh = scene.folder.path().join("fresh");
     scene.succeed(&["-o", "image.tar", "--cache-dir", &fresh.display().to_string()]);
     let expected = scene.digest_of("image.tar");
-    let begins = scene.cache().join("keyed/gzip-begins");
+    let begins = scene.cache().join("keyed/begins");
     assert_eq!(files(&begins).len(), 1, "the second layer copies what the first began with");
     for path in files(&scene.cache().join("blobs")) {
         let mut bytes = fs_err::read(&path).unwrap();

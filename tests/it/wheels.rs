@@ -129,9 +129,9 @@ fn install(wheels: &Path, minor: u8, store: &Path, tar: &Path, to: &Path) {
         compiler: None,
     };
     let found = find(&wheels, &options, &store, 2).unwrap();
-    let made = python(found, &options, &BTreeMap::new(), &store, 2).unwrap();
+    let made = python(found, &options, &BTreeMap::new(), Trust::Begin, &store, 2).unwrap();
     assert_eq!(made.installed.len(), AWKWARD.len());
-    let (layer, _) = made.layer("wheels", Trust::Begin, &store).unwrap();
+    let (layer, _) = made.layer("wheels", &store).unwrap();
     let blob = store.blob_path(&descriptor_digest(&layer.descriptor).unwrap());
     fs_err::create_dir(to).unwrap();
     output(Command::new(tar).arg("-xzf").arg(blob).arg("-C").arg(to));

@@ -1,17 +1,16 @@
-//! Segments become one gzip member (RFC 1952): header, segments, CRC-32 and length.
+//! Segments become one gzip member (RFC 1952): header, segments, CRC-32 and length. It grows while they
+//! are being made.
 //!
 //! What layers have in common that differ only in what comes late is hashed once: another one copies it
 //! and goes on from there.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::str::FromStr as _;
-use std::sync::mpsc;
-use std::thread;
 
 use super::deflate::LAST_BLOCK;
 use super::segment::Segment;
-use super::{Compressed, Trust};
-use crate::layers::kept::Begin;
+use super::{Compressed, Parts};
 use crate::layers::{Error, Layer};
 use crate::oci::{Descriptor, MediaType};
 use crate::store::{BlobWriter, Store};
@@ -20,129 +19,146 @@ use crate::store::{BlobWriter, Store};
 /// defaults of encoders depend on the machine.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Bytes of a gzip member besides its segments.
-const FRAME: u64 = (HEADER.len() + LAST_BLOCK.len() + 8) as u64;
+/// Segments that may lie in memory because one before them is not there yet. Others are read again.
+const MOST_WAITING: usize = 8;
 
-/// Pieces that are on their way from being verified to being written.
-const PIECES: usize = 2;
-
-/// Puts a layer together: segments are read and verified on one thread, apart from those that `trust`
-/// says, and hashed and written on another.
+/// Ends a layer whose segments are all written, and names it.
 ///
 /// # Errors
-/// The store cannot be written, or a segment is gone or damaged: then it is removed.
-pub(in crate::layers) fn join(
+/// The store cannot be written.
+pub(in crate::layers) fn finish(
     compressed: Compressed,
     created_by: &str,
-    trust: Trust,
     store: &Store,
-) -> Result<Layer, Error> {
+) -> Result<(Layer, Parts), Error> {
     let failed = |source| Error::Write { path: store.root().to_owned(), source };
-    let Compressed { parts, diff_id, uncompressed_size, begin } = compressed;
-    let (sender, receiver) = mpsc::sync_channel::<(Segment, Vec<u8>)>(PIECES);
-    let segments: Vec<Segment> = parts.segments().copied().collect();
-    let size = segments.iter().map(|segment| segment.size).sum::<u64>() + FRAME;
-    let (begun, rest) = segments.split_at(begin);
-    let key = Begin::of_gzip(begun);
-    let state = if trust == Trust::Begin { key.state(store)? } else { None };
-    let (begun, rest) = if state.is_some() { (begun, rest) } else { (&[][..], &segments[..]) };
-    let (read, written) = thread::scope(|scope| {
-        let write = scope.spawn(|| {
-            let blob = store.writer()?.reserve(size)?;
-            let mut layer = match state {
-                Some(state) => Written::resume(blob, begun, &state, store)?,
-                None => Written::begin(blob).map_err(failed)?,
-            };
-            for (number, (segment, packed)) in receiver.into_iter().enumerate() {
-                layer.add(&segment, &packed).map_err(failed)?;
-                if number + 1 == begin && begun.is_empty() {
-                    key.keep(&layer.out.state(), store)?;
-                }
-            }
-            if layer.size != uncompressed_size {
-                let problem = "the parts of the layer are not what was hashed";
-                return Err(failed(io::Error::other(problem)));
-            }
-            layer.finish().map_err(failed)
-        });
-        let mut read = Ok(());
-        // All that are damaged are found at once: what is made again for one is made for all.
-        for segment in rest {
-            match segment.read(store) {
-                // If nobody listens any more, it failed there, which is said in the end.
-                Ok(packed) if read.is_ok() => drop(sender.send((*segment, packed))),
-                Ok(_) => {}
-                Err(error) => read = read.and(Err(error)),
-            }
-        }
-        drop(sender);
-        (read, write.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    });
-    read?;
-    let written: BlobWriter = written?;
-    let (digest, size) = written.commit_unsynced()?;
+    let Compressed { parts, diff_id, uncompressed_size, member } = compressed;
+    let (digest, size) = member.finish(uncompressed_size).map_err(failed)?.commit_unsynced()?;
     let digest = oci_spec::image::Digest::from_str(&digest.to_string())
         .map_err(|invalid| failed(io::Error::other(invalid)))?;
-    Ok(Layer {
+    let layer = Layer {
         descriptor: Descriptor::new(MediaType::ImageLayerGzip, size, digest),
         diff_id,
         uncompressed_size,
         created_by: created_by.to_owned(),
-        parts: Some(parts),
-    })
+    };
+    Ok((layer, parts))
 }
 
-/// The compressed side.
-struct Written {
+/// A gzip member that is being written.
+#[derive(Debug)]
+pub(super) struct Member {
     out: BlobWriter,
     checksum: crc32fast::Hasher,
-    size: u64,
+    uncompressed: u64,
+    /// How many it has.
+    segments: usize,
+    /// Those that came before their turn, by their numbers, with their bytes if there was room.
+    waiting: BTreeMap<usize, (Segment, Option<Vec<u8>>)>,
+    mark: Option<usize>,
+    /// The hash's state when there were as many segments as the mark says.
+    marked: Option<Vec<u8>>,
 }
 
-impl Written {
-    fn begin(mut out: BlobWriter) -> io::Result<Self> {
-        out.write_all(&HEADER)?;
-        Ok(Self { out, checksum: crc32fast::Hasher::new(), size: 0 })
+impl Member {
+    /// Has no segment yet.
+    pub(super) fn begin(store: &Store) -> Result<Self, Error> {
+        let mut out = store.writer()?;
+        out.write_all(&HEADER)
+            .map_err(|source| Error::Write { path: store.root().to_owned(), source })?;
+        let (checksum, waiting) = (crc32fast::Hasher::new(), BTreeMap::new());
+        Ok(Self { out, checksum, uncompressed: 0, segments: 0, waiting, mark: None, marked: None })
     }
 
-    /// Behind the begin whose hash had this state.
-    fn resume(
-        out: BlobWriter,
+    /// Begins with these segments, which are copied as they lie there: the hash of a member that does had
+    /// this state. It has none yet; those that came meanwhile stand behind them.
+    pub(super) fn resume(
+        &mut self,
         begin: &[Segment],
         state: &[u8],
         store: &Store,
-    ) -> Result<Self, Error> {
-        let failed = |source| Error::Write { path: store.root().to_owned(), source };
-        let mut layer = Self::begin(out).map_err(failed)?;
+    ) -> Result<(), Error> {
         for segment in begin {
-            if !layer.out.append_unseen(&segment.digest, segment.size)? {
+            if !self.out.append_unseen(&segment.digest, segment.size)? {
                 return Err(Error::Segment { digest: segment.digest });
             }
-            layer.count(segment);
+            self.count(segment);
         }
-        if layer.out.set_state(state) {
-            return Ok(layer);
+        if !self.out.set_state(state) {
+            let source = io::Error::other("what is known of the layer's begin is of another one");
+            return Err(Error::Write { path: store.root().to_owned(), source });
         }
-        Err(failed(io::Error::other("what is known of the begin of the layer is of another one")))
+        self.catch_up(store)
     }
 
-    fn add(&mut self, segment: &Segment, packed: &[u8]) -> io::Result<()> {
-        self.out.write_all(packed)?;
+    /// Notes the hash's state when it has so many segments; it has no more yet.
+    pub(super) fn mark(&mut self, segments: usize) {
+        self.mark = Some(segments);
+        self.note();
+    }
+
+    /// The state that was noted.
+    pub(super) fn take_marked(&mut self) -> Option<Vec<u8>> {
+        self.marked.take()
+    }
+
+    fn note(&mut self) {
+        if self.mark == Some(self.segments) {
+            self.marked = Some(self.out.state());
+        }
+    }
+
+    /// Segment `number`, and its bytes. It is written when all before it are.
+    pub(super) fn put(
+        &mut self,
+        number: usize,
+        segment: Segment,
+        packed: &[u8],
+        store: &Store,
+    ) -> Result<(), Error> {
+        if number != self.segments {
+            let packed = (self.waiting.len() < MOST_WAITING).then(|| packed.to_vec());
+            self.waiting.insert(number, (segment, packed));
+            return Ok(());
+        }
+        self.add(&segment, packed, store)?;
+        self.catch_up(store)
+    }
+
+    /// Writes those whose turn it is.
+    fn catch_up(&mut self, store: &Store) -> Result<(), Error> {
+        while let Some((segment, packed)) = self.waiting.remove(&self.segments) {
+            let packed = packed.map_or_else(|| segment.read(store), Ok)?;
+            self.add(&segment, &packed, store)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, segment: &Segment, packed: &[u8], store: &Store) -> Result<(), Error> {
+        self.out
+            .write_all(packed)
+            .map_err(|source| Error::Write { path: store.root().to_owned(), source })?;
         self.count(segment);
+        self.note();
         Ok(())
     }
 
     fn count(&mut self, segment: &Segment) {
         let Segment { crc32, uncompressed, .. } = *segment;
         self.checksum.combine(&crc32fast::Hasher::new_with_initial_len(crc32, uncompressed));
-        self.size += uncompressed;
+        self.uncompressed += uncompressed;
+        self.segments += 1;
     }
 
-    fn finish(mut self) -> io::Result<BlobWriter> {
+    /// Fails if its segments are not those of a tar of so many bytes.
+    fn finish(mut self, uncompressed: u64) -> io::Result<BlobWriter> {
+        if self.uncompressed != uncompressed || !self.waiting.is_empty() {
+            return Err(io::Error::other("the parts of the layer are not what was hashed"));
+        }
         self.out.write_all(&LAST_BLOCK)?;
         self.out.write_all(&self.checksum.finalize().to_le_bytes())?;
         // RFC 1952: modulo 2^32.
-        self.out.write_all(&self.size.to_le_bytes()[..4])?;
+        self.out.write_all(&uncompressed.to_le_bytes()[..4])?;
         Ok(self.out)
     }
 }

@@ -21,6 +21,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use super::kept::Begin;
 use super::path::ContainerPath;
@@ -38,8 +39,10 @@ mod segment;
 use entry::append;
 #[cfg(test)]
 use entry::pad;
-pub(super) use gzip::join;
+use gzip::Member;
+pub(super) use gzip::finish;
 pub(super) use segment::Section;
+use segment::{Begun, Hashed};
 pub use segment::{Part, Parts, Segment, read};
 
 /// Every entry's mtime: 1980-01-01T00:00:00Z, the earliest that a zip archive, and so a wheel
@@ -88,7 +91,7 @@ pub(super) fn write_tar<W: Write>(tree: &Tree, late: &Late, out: W) -> io::Resul
     Ok(out)
 }
 
-/// Makes a layer of the tree, on at most `parallel` threads.
+/// Makes a layer of the tree, on at most `parallel` threads; returned is what it is put together of, too.
 ///
 /// # Errors
 /// The store cannot be written.
@@ -97,17 +100,17 @@ pub fn write(
     created_by: &str,
     store: &Store,
     parallel: usize,
-) -> Result<Layer, Error> {
+) -> Result<(Layer, Parts), Error> {
     let owners = parts(tree)
         .into_iter()
-        .map(|(owner, part)| (owner.to_owned(), Section::Made(Box::new(move || Ok(part)))))
+        .map(|(owner, part)| (owner.to_owned(), Section::Files(Arc::new(part))))
         .collect();
-    let (compressed, _) = compress(tree, owners, &Late::new(), store, parallel)?;
-    join(compressed, created_by, Trust::Nothing, store)
+    let compressed = compress(tree, owners, &Late::new(), Trust::Nothing, store, parallel)?;
+    finish(compressed.0, created_by, store)
 }
 
 /// A layer's tar, compressed in pieces.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Compressed {
     /// What it is put together of.
     pub parts: Parts,
@@ -115,8 +118,8 @@ pub struct Compressed {
     pub diff_id: Digest,
     /// The tar's bytes.
     pub uncompressed_size: u64,
-    /// How many segments there are before the late owners': other layers begin with them too.
-    begin: usize,
+    /// All of it but its end.
+    member: Member,
 }
 
 /// How much a layer's segments are believed while it is put together.
@@ -139,6 +142,7 @@ pub(super) fn compress<F>(
     tree: &Tree<F>,
     owners: BTreeMap<String, Section<'_>>,
     late: &Late,
+    trust: Trust,
     store: &Store,
     parallel: usize,
 ) -> Result<(Compressed, BTreeMap<String, Vec<Segment>>), Error> {
@@ -154,49 +158,55 @@ pub(super) fn compress<F>(
         sections.push(Section::Kept(segment::keep_tar(folders, store)?));
         names.push(None);
         for (owner, section) in owners {
+            let files = match &section {
+                Section::Files(files) => Some(files.clone()),
+                Section::Kept(_) | Section::Later(_) => None,
+            };
             sections.push(section);
-            names.push(Some(owner));
+            names.push(Some((owner, files)));
         }
     }
     sections.push(Section::Kept(segment::keep_tar(&frame.end, store)?));
     names.push(None);
-    let known = begin_of(&sections[..marked], store)?.map(|begin| (marked, begin));
-    let is_known = known.is_some();
-    let packed = segment::compress(sections, known, marked, parallel, store)?;
-    let begin: Vec<Segment> = packed.segments[..marked].concat();
-    if marked > 0 && !is_known {
-        Begin::of_tar(&begin).keep(&packed.marked.state(), store)?;
+    let begun = match trust {
+        Trust::Begin => begin_of(&sections[..marked], store)?,
+        Trust::Nothing => None,
+    };
+    let packed = segment::compress(sections, begun, marked, parallel, store)?;
+    if let Some(states) = &packed.marked {
+        Begin::of(&packed.segments[..marked].concat()).keep(states, store)?;
     }
     let (_, diff_id, uncompressed_size) = packed.tar.finish();
     let (mut parts, mut of_owners) = (Vec::new(), BTreeMap::new());
     for (name, segments) in names.into_iter().zip(packed.segments) {
         parts.push(match name {
-            Some(name) => {
+            Some((name, files)) => {
                 of_owners.insert(name, segments.clone());
-                Part::Owner(segments)
+                Part::Owner { segments, files }
             }
             None => Part::Frame(segments),
         });
     }
-    let (parts, begin) = (Parts(parts), begin.len());
-    Ok((Compressed { parts, diff_id, uncompressed_size, begin }, of_owners))
+    let parts = Parts(parts);
+    Ok((Compressed { parts, diff_id, uncompressed_size, member: packed.member }, of_owners))
 }
 
-/// What an earlier run hashed of a tar that begins so.
-fn begin_of(sections: &[Section<'_>], store: &Store) -> Result<Option<segment::Hashed>, Error> {
-    if sections.is_empty() {
-        return Ok(None);
-    }
-    let mut begin = Vec::new();
+/// What an earlier run hashed of a layer that begins so.
+fn begin_of(sections: &[Section<'_>], store: &Store) -> Result<Option<Begun>, Error> {
+    let mut segments = Vec::new();
     for section in sections {
         match section {
-            Section::Kept(segments) => begin.extend_from_slice(segments),
-            Section::Made(_) => return Ok(None),
+            Section::Kept(kept) => segments.extend_from_slice(kept),
+            Section::Files(_) | Section::Later(_) => return Ok(None),
         }
     }
-    let state = Begin::of_tar(&begin).state(store)?;
-    let mut hashed = segment::Hashed::new(io::sink());
-    Ok(state.filter(|state| hashed.set_state(state)).map(|_| hashed))
+    if segments.is_empty() {
+        return Ok(None);
+    }
+    let states = Begin::of(&segments).states(store)?;
+    let mut tar = Hashed::new(io::sink());
+    let known = states.filter(|states| tar.set_state(&states.tar));
+    Ok(known.map(|states| Begun { sections: sections.len(), segments, tar, state: states.member }))
 }
 
 /// What is in a tar besides the owners' files and symbolic links, as tar entries.

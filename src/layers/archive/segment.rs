@@ -5,18 +5,20 @@
 //! threads, can be put behind each other: see [`super::gzip`]. A part's tar is cut every [`CUT`]
 //! bytes, whatever lies there, so that a large distribution keeps all processors busy, and before and
 //! behind the bytes of every [`LARGE`] file, so that another version of the distribution finds those
-//! that it has too. What is cut where depends on the part alone.
+//! that it has too. What is cut where depends on the part alone. A piece is written into the layer as
+//! soon as it is compressed and all before it are there.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::mem::take;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
 
 use super::deflate::{Packer, Unpacker};
 use super::entry::{append, pad};
+use super::gzip::Member;
 use super::{Tree, files};
 use crate::layers::content::Content;
 use crate::layers::tree::{Known, Node};
@@ -59,13 +61,17 @@ impl Segment {
     }
 }
 
-/// Compresses one piece into the store.
-fn keep(piece: &[u8], packer: &mut Packer, store: &Store) -> Result<Segment, Error> {
+/// Compresses one piece into the store; returns its compressed bytes too.
+fn keep<'a>(
+    piece: &[u8],
+    packer: &'a mut Packer,
+    store: &Store,
+) -> Result<(Segment, &'a [u8]), Error> {
     let failed = |source| Error::Write { path: store.root().to_owned(), source };
     let bytes = packer.pack(piece).map_err(failed)?;
     let digest = store.put_unsynced(bytes)?;
     let (size, uncompressed) = (bytes.len() as u64, piece.len() as u64);
-    Ok(Segment { digest, size, crc32: crc32fast::hash(piece), uncompressed })
+    Ok((Segment { digest, size, crc32: crc32fast::hash(piece), uncompressed }, bytes))
 }
 
 /// The segments of a small tar, compressed unless an earlier run did.
@@ -75,8 +81,8 @@ pub(super) fn keep_tar(tar: &[u8], store: &Store) -> Result<Vec<Segment>, Error>
         return Ok(segments);
     }
     let mut packer = Packer::new();
-    let pieces = tar.chunks(CUT).map(|piece| keep(piece, &mut packer, store));
-    let segments: Vec<Segment> = pieces.collect::<Result<_, _>>()?;
+    let pieces = tar.chunks(CUT).map(|piece| Ok(keep(piece, &mut packer, store)?.0));
+    let segments: Vec<Segment> = pieces.collect::<Result<_, Error>>()?;
     kept::keep_bytes(&known, &segments, store)?;
     Ok(segments)
 }
@@ -89,7 +95,12 @@ pub struct Parts(pub Vec<Part>);
 #[derive(Clone, Debug)]
 pub enum Part {
     /// One owner's files and symbolic links. They mean the same in any layer.
-    Owner(Vec<Segment>),
+    Owner {
+        /// Its pieces.
+        segments: Vec<Segment>,
+        /// What this run compressed into them, if it still is where it was read.
+        files: Option<Arc<Tree>>,
+    },
     /// Folders, or hard links to what stands before, with the tar's end.
     Frame(Vec<Segment>),
 }
@@ -98,15 +109,8 @@ impl Part {
     /// Its pieces.
     pub fn segments(&self) -> &[Segment] {
         match self {
-            Self::Owner(segments) | Self::Frame(segments) => segments,
+            Self::Owner { segments, .. } | Self::Frame(segments) => segments,
         }
-    }
-}
-
-impl Parts {
-    /// All segments, in order.
-    pub(super) fn segments(&self) -> impl Iterator<Item = &Segment> {
-        self.0.iter().flat_map(Part::segments)
     }
 }
 
@@ -133,8 +137,9 @@ impl io::Read for Unpacked<'_> {
         while self.rest.is_empty() {
             let Some(segment) = self.segments.next() else { return Ok(0) };
             let packed = self.store.read(&segment.digest).map_err(io::Error::other)?;
-            let packed = packed.ok_or(io::ErrorKind::NotFound)?;
-            self.rest.extend(self.unpacker.unpack(packed, segment.uncompressed, segment.crc32)?);
+            let mut packed = packed.ok_or(io::ErrorKind::NotFound)?;
+            let Segment { uncompressed, crc32, .. } = *segment;
+            self.rest.extend(self.unpacker.unpack(&mut packed, uncompressed, crc32)?);
         }
         self.rest.read(buffer)
     }
@@ -144,8 +149,21 @@ impl io::Read for Unpacked<'_> {
 pub(in crate::layers) enum Section<'a> {
     /// An earlier run did it.
     Kept(Vec<Segment>),
-    /// Files and symbolic links, had when it is their turn.
-    Made(Box<dyn FnOnce() -> Result<Tree, Error> + 'a>),
+    /// Files and symbolic links that can be read until the layer is there.
+    Files(Arc<Tree>),
+    /// The same, had when it is their turn, and let go then.
+    Later(Box<dyn FnOnce() -> Result<Tree, Error> + 'a>),
+}
+
+/// What a layer begins with that an earlier run hashed.
+pub(super) struct Begun {
+    /// So many sections.
+    pub(super) sections: usize,
+    /// All of theirs.
+    pub(super) segments: Vec<Segment>,
+    pub(super) tar: Hashed,
+    /// Of the member's hash.
+    pub(super) state: Vec<u8>,
 }
 
 /// Sections that are segments now.
@@ -154,30 +172,37 @@ pub(super) struct Packed {
     pub(super) segments: Vec<Vec<Segment>>,
     /// All of the tar went through it.
     pub(super) tar: Hashed,
-    /// The same, when as many sections had as were to be `marked`.
-    pub(super) marked: Hashed,
+    /// All segments are in it.
+    pub(super) member: Member,
+    /// The states when as many sections had gone through as were to be `marked`.
+    pub(super) marked: Option<kept::States>,
 }
 
 /// Hashes a tar.
 pub(super) type Hashed = DigestWriter<io::Sink>;
 
-/// Makes segments of what is none yet, on at most `parallel` threads, and hashes the tar. `known` is
-/// what went before some section, which is the first that is read.
+/// Makes segments of what is none yet, on at most `parallel` threads, hashes the tar, and writes the
+/// segments behind each other into one gzip member. What has `begun` is not looked at.
 ///
 /// One thread goes through the sections in order, cuts them and hashes them; the pieces are compressed
-/// by all. Neither `parallel` nor chance changes a segment.
+/// by all, and written by whoever has the next one. Neither `parallel` nor chance changes a segment.
 pub(super) fn compress(
     sections: Vec<Section<'_>>,
-    known: Option<(usize, Hashed)>,
+    begun: Option<Begun>,
     marked: usize,
     parallel: usize,
     store: &Store,
 ) -> Result<Packed, Error> {
     let others = parallel.saturating_sub(1);
-    let pool = Pool { limit: 2 * others, state: Mutex::default(), changed: Condvar::new() };
-    let (first, tar) = known.unwrap_or_else(|| (0, Hashed::new(io::sink())));
-    let mut at_mark = tar.clone();
-    let mut segments = Vec::with_capacity(sections.len());
+    let first = begun.as_ref().map_or(0, |begun| begun.sections);
+    let pool = Pool {
+        limit: 2 * others,
+        state: Mutex::default(),
+        changed: Condvar::new(),
+        member: Mutex::new(Member::begin(store)?),
+    };
+    let mut segments = vec![Vec::new(); sections.len()];
+    let mut tar_at_mark = None;
     let outcome: Result<_, Error> = thread::scope(|scope| {
         for _ in 0..others {
             scope.spawn(|| {
@@ -188,47 +213,66 @@ pub(super) fn compress(
             });
         }
         let _over = Over(&pool);
-        let mut cutter = Cutter::new(&pool, store, tar);
+        let mut cutter = Cutter::new(&pool, store);
+        let mut copying = None;
+        if let Some(Begun { segments, tar, state, .. }) = begun {
+            (cutter.tar, cutter.number) = (tar, segments.len());
+            let pool = &pool;
+            let copy = move || pool.member().resume(&segments, &state, store);
+            copying = Some(scope.spawn(copy));
+        }
+        let mut passed = Ok(());
         for (number, section) in sections.into_iter().enumerate() {
+            cutter.section = number;
             match section {
+                Section::Kept(kept) if number < first => segments[number] = kept,
+                // All that are damaged are found at once: what is made again for one is made for all.
                 Section::Kept(kept) => {
-                    if number >= first {
-                        kept.iter().try_for_each(|segment| cutter.pass(segment))?;
+                    for segment in kept {
+                        let pass = match passed {
+                            Ok(()) => cutter.pass(segment),
+                            Err(_) => segment.read(store).map(drop),
+                        };
+                        passed = passed.and(pass);
                     }
-                    segments.push(kept);
                 }
-                Section::Made(tree) => {
-                    cutter.add(number, &tree()?)?;
-                    segments.push(Vec::new());
-                }
+                Section::Files(_) | Section::Later(_) if passed.is_err() => {}
+                Section::Files(tree) => cutter.add(&tree)?,
+                Section::Later(tree) => cutter.add(&tree()?)?,
             }
-            if number + 1 == marked {
-                at_mark = cutter.tar.clone();
+            if number + 1 == marked && first < marked {
+                tar_at_mark = Some(cutter.tar.state());
+                pool.member().mark(cutter.number);
             }
         }
+        passed?;
         while let Some(piece) = pool.next() {
             pool.pack(&piece, &mut cutter.packer, store);
+        }
+        if let Some(copying) = copying {
+            copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         Ok((cutter.tar, cutter.large))
     });
     let State { packed, .. } = pool.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     let packed = packed
         .into_iter()
-        .map(|(place, segment)| Ok((place, segment?)))
-        .collect::<Result<BTreeMap<Place, Segment>, Error>>()?;
+        .map(|(number, (section, segment))| Ok((number, (section, segment?))))
+        .collect::<Result<BTreeMap<usize, (usize, Segment)>, Error>>()?;
     let (tar, large) = outcome?;
     for Large { known, from, to } in large {
-        let pieces: Vec<Segment> = packed.range(from..to).map(|(_, segment)| *segment).collect();
+        let pieces: Vec<Segment> =
+            packed.range(from..to).map(|(_, (_, segment))| *segment).collect();
         kept::keep_bytes(&known, &pieces, store)?;
     }
-    for ((section, _), segment) in packed {
+    for (section, segment) in packed.into_values() {
         segments[section].push(segment);
     }
-    Ok(Packed { segments, tar, marked: at_mark })
+    let mut member = pool.member.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let marked = tar_at_mark.zip(member.take_marked());
+    let marked = marked.map(|(tar, member)| kept::States { tar, member });
+    Ok(Packed { segments, tar, member, marked })
 }
-
-/// Which section, and which of its pieces.
-type Place = (usize, usize);
 
 /// What the threads share.
 struct Pool {
@@ -237,6 +281,7 @@ struct Pool {
     limit: usize,
     state: Mutex<State>,
     changed: Condvar,
+    member: Mutex<Member>,
 }
 
 #[derive(Default)]
@@ -244,12 +289,14 @@ struct State {
     pieces: VecDeque<Piece>,
     /// Whether no more pieces come.
     is_over: bool,
-    packed: BTreeMap<Place, Result<Segment, Error>>,
+    /// By the pieces' numbers: whose it is, and what became of it.
+    packed: BTreeMap<usize, (usize, Result<Segment, Error>)>,
 }
 
-/// A piece of a section.
+/// A piece of a section, and how many went before it.
 struct Piece {
-    place: Place,
+    number: usize,
+    section: usize,
     bytes: Vec<u8>,
 }
 
@@ -266,6 +313,10 @@ impl Drop for Over<'_> {
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn member(&self) -> MutexGuard<'_, Member> {
+        self.member.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A piece that waits for a thread.
@@ -288,8 +339,12 @@ impl Pool {
     }
 
     fn pack(&self, piece: &Piece, packer: &mut Packer, store: &Store) {
-        let segment = keep(&piece.bytes, packer, store);
-        self.lock().packed.insert(piece.place, segment);
+        let Piece { number, section, bytes } = piece;
+        let segment = keep(bytes, packer, store).and_then(|(segment, packed)| {
+            self.member().put(*number, segment, packed, store)?;
+            Ok(segment)
+        });
+        self.lock().packed.insert(*number, (*section, segment));
     }
 
     /// Leaves the piece to another thread; gives it back if enough wait already.
@@ -311,8 +366,10 @@ struct Cutter<'a> {
     packer: Packer,
     unpacker: Unpacker,
     tar: Hashed,
+    /// Where it is.
+    section: usize,
     /// Of the piece that is not cut yet.
-    place: Place,
+    number: usize,
     piece: Vec<u8>,
     large: Vec<Large>,
 }
@@ -320,15 +377,15 @@ struct Cutter<'a> {
 /// A file whose bytes are these pieces, for those who have it too.
 struct Large {
     known: Known,
-    from: Place,
-    to: Place,
+    from: usize,
+    to: usize,
 }
 
 impl<'a> Cutter<'a> {
-    fn new(pool: &'a Pool, store: &'a Store, tar: Hashed) -> Self {
+    fn new(pool: &'a Pool, store: &'a Store) -> Self {
         let (packer, unpacker) = (Packer::new(), Unpacker::new());
-        let piece = Vec::with_capacity(CUT);
-        Self { pool, store, packer, unpacker, tar, place: (0, 0), piece, large: Vec::new() }
+        let (tar, piece, large) = (Hashed::new(io::sink()), Vec::with_capacity(CUT), Vec::new());
+        Self { pool, store, packer, unpacker, tar, section: 0, number: 0, piece, large }
     }
 
     fn failed(&self, source: io::Error) -> Error {
@@ -336,16 +393,18 @@ impl<'a> Cutter<'a> {
     }
 
     /// Lets a segment pass that is one already.
-    fn pass(&mut self, segment: &Segment) -> Result<(), Error> {
-        let bytes = segment.read(self.store)?;
-        let plain = self.unpacker.unpack(bytes, segment.uncompressed, segment.crc32);
+    fn pass(&mut self, segment: Segment) -> Result<(), Error> {
+        let mut packed = segment.read(self.store)?;
+        self.pool.member().put(self.number, segment, &packed, self.store)?;
+        self.pool.lock().packed.insert(self.number, (self.section, Ok(segment)));
+        self.number += 1;
+        let plain = self.unpacker.unpack(&mut packed, segment.uncompressed, segment.crc32);
         let passed = plain.and_then(|plain| self.tar.write_all(plain));
         passed.map_err(|error| self.failed(error))
     }
 
     /// Cuts the files and links of a section into pieces.
-    fn add(&mut self, section: usize, tree: &Tree) -> Result<(), Error> {
-        self.place = (section, 0);
+    fn add(&mut self, tree: &Tree) -> Result<(), Error> {
         for (path, entry) in files(tree) {
             append(self, path, entry).map_err(|error| self.failed(error))?;
             if let Node::File(content) = &entry.node {
@@ -363,18 +422,13 @@ impl<'a> Cutter<'a> {
             return content.copy_to(self).map_err(|error| self.failed(error));
         }
         self.cut();
-        let (known, from) = (content.known(), self.place);
+        let (known, from) = (content.known(), self.number);
         if let Some(segments) = kept::bytes(&known, self.store)? {
-            for segment in segments {
-                self.pass(&segment)?;
-                self.pool.lock().packed.insert(self.place, Ok(segment));
-                self.place.1 += 1;
-            }
-            return Ok(());
+            return segments.into_iter().try_for_each(|segment| self.pass(segment));
         }
         content.copy_to(self).map_err(|error| self.failed(error))?;
         self.cut();
-        self.large.push(Large { known, from, to: self.place });
+        self.large.push(Large { known, from, to: self.number });
         Ok(())
     }
 
@@ -383,13 +437,14 @@ impl<'a> Cutter<'a> {
         if self.piece.is_empty() {
             return;
         }
-        let piece = Piece { place: self.place, bytes: take(&mut self.piece) };
+        let Self { number, section, .. } = *self;
+        let piece = Piece { number, section, bytes: take(&mut self.piece) };
         if let Some(mut piece) = self.pool.hand_over(piece) {
             self.pool.pack(&piece, &mut self.packer, self.store);
             piece.bytes.clear();
             self.piece = piece.bytes;
         }
-        self.place.1 += 1;
+        self.number += 1;
     }
 }
 

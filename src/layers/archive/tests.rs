@@ -173,7 +173,7 @@ fn golden_gzip() {
     let mut tree = fixed();
     let path = ContainerPath::parse("/usr/local/lib/big.py").unwrap();
     tree.insert(path, Entry::file(text, 0o644, "x")).unwrap();
-    let layer = write(&tree, "test", &store, 2).unwrap();
+    let (layer, _) = write(&tree, "test", &store, 2).unwrap();
     let gzip = store.read(&descriptor_digest(&layer.descriptor).unwrap()).unwrap().unwrap();
     assert_eq!(gzip[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
     let mut tar = Vec::new();
@@ -329,7 +329,7 @@ fn any_number_of_threads_makes_the_gzip_of_the_tar() {
     for parallel in [1, 2, 5] {
         let folder = tempfile::TempDir::new().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let layer = write(&tree, "test", &store, parallel).unwrap();
+        let (layer, _) = write(&tree, "test", &store, parallel).unwrap();
         let gzip = store.read(&descriptor_digest(&layer.descriptor).unwrap()).unwrap().unwrap();
         // Not the decoder of several members: there is one, and nothing behind it.
         let mut tar = Vec::new();
