@@ -14,9 +14,10 @@ use crate::{Result, shell};
 const FETCHED: [&str; 6] =
     ["built-wheels", "bytecode", "package-index-page", "rootfs-listing", "tag", "wheel-metadata"];
 
-/// Records of layers by their digests, of which only the base's are wanted: what lies in it, and that it
-/// was right.
-const OF_LAYERS: [&str; 2] = ["inventory-3", "blake3"];
+/// Records of what was fetched, by digests: what lies in the base, and what a large file was when it came.
+/// Those of layers that were made are not wanted.
+const OF_FETCHED: [&str; 2] = [INVENTORIES, "blake3"];
+const INVENTORIES: &str = "inventory-3";
 
 /// Where old files wait for the end of the bench.
 pub(crate) const AWAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/away");
@@ -42,8 +43,7 @@ impl Cache {
 
     /// The same, with a base that no image was put on before.
     pub(crate) fn restore_unread(&self, state: &str) -> String {
-        let [inventories, witnesses] = OF_LAYERS;
-        format!("{} && cd {self}/keyed && rm -r {inventories} {witnesses}", self.restore(state))
+        format!("{} && rm -r {self}/keyed/{INVENTORIES}", self.restore(state))
     }
 
     /// Keeps all that is there as a state.
@@ -84,7 +84,7 @@ impl Cache {
                 named.append(&mut inside);
             }
         }
-        for kind in OF_LAYERS {
+        for kind in OF_FETCHED {
             let (from, to) = (self.0.join("keyed").join(kind), state.join("keyed").join(kind));
             fs::create_dir(&to)?;
             for name in &named {
