@@ -331,8 +331,11 @@ mod tests {
                     read_file(path, &mut &bytes[..], (bytes.len() as u64, 0o755), &store).unwrap(),
                     expected
                 );
-                let content = Content::from(bytes.clone());
-                assert_eq!(read_content(path, &content, 0o755, &store).unwrap(), expected);
+                let on_disk = store.root().join("file");
+                fs::write(&on_disk, &bytes).unwrap();
+                for content in [bytes.clone().into(), Content::of_file(on_disk).unwrap()] {
+                    assert_eq!(read_content(path, &content, 0o755, &store).unwrap(), expected);
+                }
             }
         }
     }

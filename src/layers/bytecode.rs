@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::{At, Content};
 use super::path::ContainerPath;
+use super::tree::Known;
 use crate::error::{Failure, Kind};
 use crate::oci::Digest;
 use crate::sandbox::{self, Ending, Job, Sandbox};
@@ -99,11 +100,14 @@ pub struct Compiler {
     pub rootfs_key: Digest,
 }
 
-/// A module of a finished job: where its bytecode lies in the blob that holds all of it.
+/// A module of a finished job, and its bytecode: behind that of the one before it in the blob that holds
+/// all, and hashed, so that nobody has to read it to know it.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     module: String,
     length: u64,
+    sha256: Digest,
+    crc32: u32,
 }
 
 /// What is kept of a job.
@@ -151,8 +155,10 @@ impl Compiler {
         for kept in record.kept {
             let Ok(module) = ContainerPath::parse(&kept.module) else { return Ok(None) };
             let Some(path) = self.path_of(&module) else { return Ok(None) };
-            let content = Content::of_part(&blob, place, kept.length).map_err(disk)?;
-            place += kept.length;
+            let Kept { length: size, sha256, crc32, .. } = kept;
+            let known = Known { size, sha256 };
+            let content = Content::of_part(&blob, place, known, crc32).map_err(disk)?;
+            place += size;
             bytecode.insert(path, content);
         }
         Ok(Some(bytecode))
@@ -241,7 +247,9 @@ fn take(modules: &Modules, work: &Path) -> io::Result<(Vec<u8>, Vec<Kept>)> {
         if folder.metadata(&file).is_ok_and(|found| found.is_file()) {
             let bytes = folder.read(&file)?;
             blob.extend_from_slice(&bytes);
-            kept.push(Kept { module: path.to_string(), length: bytes.len() as u64 });
+            let (Known { size: length, sha256 }, crc32) =
+                (Known::of(&bytes), crc32fast::hash(&bytes));
+            kept.push(Kept { module: path.to_string(), length, sha256, crc32 });
         }
     }
     Ok((blob, kept))

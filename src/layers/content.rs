@@ -30,8 +30,12 @@ const AT_ONCE: u64 = 4 << 20;
 const LARGE: u64 = 2 << 20;
 static TURN: Mutex<()> = Mutex::new(());
 /// What an entry was unpacked in stays at hand for the next one, if it is no larger.
-const MOST_KEPT: usize = 1 << 20;
+const MOST_KEPT: u64 = 256 << 10;
 thread_local! { static UNPACKING: RefCell<Option<Unpacking>> = const { RefCell::new(None) }; }
+/// Room for large entries. An allocator keeps what was freed for whoever frees it next to what is in use,
+/// but gives back blocks of this size, of which only what is written to is ever there: glibc maps all
+/// blocks above 32 MiB.
+pub(super) const ROOM: usize = 33 << 20;
 /// Bytes of its begin that are known of every file.
 const HEAD: usize = 8;
 
@@ -47,12 +51,14 @@ pub struct Content {
 enum Source {
     Memory(Bytes),
     Disk(PathBuf),
+    /// An entry of a wheel that is unpacked in one piece.
+    Packed(Packed),
     Member(Member),
     /// What lies in a file, from one place of it to another, and its CRC-32.
     Part(At, u32),
 }
 
-/// An entry of a wheel.
+/// An entry of a wheel, one that is large or odd.
 #[derive(Clone)]
 struct Member {
     archive: ZipArchive<At>,
@@ -80,19 +86,19 @@ impl Content {
     /// # Errors
     /// It cannot be unpacked, or what is left cannot be written.
     pub(super) fn of_member(
-        (archive, index): (&ZipArchive<At>, usize),
+        (wheel, archive, index): (&At, &ZipArchive<At>, usize),
         size: u64,
         aside: Option<&Aside<'_>>,
     ) -> io::Result<(Self, Option<Self>)> {
         let _turn = (size > LARGE).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
-        let member = Member { archive: archive.clone(), index };
-        let source = Source::Member(member.clone());
-        if let Some(read) =
-            member.at_once(|bytes| Self::of_bytes(bytes, source.clone()).aside(bytes, aside))?
-        {
-            return read;
+        if let Some(packed) = Packed::of(wheel, archive, index)? {
+            let source = Source::Packed(packed.clone());
+            let read = packed.unpack(|bytes| Self::of_bytes(bytes, source).aside(bytes, aside))?;
+            if let Some(read) = read {
+                return read;
+            }
         }
-        let content = Self::new(source)?;
+        let content = Self::new(Source::Member(Member { archive: archive.clone(), index }))?;
         if aside.is_some() && content.starts_with(&ELFMAG) {
             let bytes = content.read()?;
             return content.aside(&bytes, aside);
@@ -115,21 +121,20 @@ impl Content {
         }
     }
 
-    /// The `length` bytes from `place` on of a file that does not change; they are read now, to be
-    /// hashed, and each time they are used.
+    /// The bytes from `place` on of a file that does not change: so many, with that digest and that CRC-32,
+    /// which is compared each time they are used.
     ///
     /// # Errors
-    /// They cannot be read, or there are not as many.
-    pub(super) fn of_part(file: &At, place: u64, length: u64) -> io::Result<Self> {
-        let part = file.part(place, length);
-        let mut head = Head::default();
-        let Copied { crc32, .. } = copy(&mut part.clone(), length, &mut head)?;
-        let content = head.finish(Source::Part(part, crc32));
-        if content.size() == length {
-            Ok(content)
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
+    /// There are not as many.
+    pub(super) fn of_part(file: &At, place: u64, known: Known, crc32: u32) -> io::Result<Self> {
+        let part = file.part(place, known.size);
+        if place.checked_add(known.size).is_none_or(|end| end > file.size) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let mut head = [0; HEAD];
+        let length = HEAD.min(usize::try_from(known.size).unwrap_or(HEAD));
+        part.clone().read_exact(&mut head[..length])?;
+        Ok(Self { known, head, source: Source::Part(part, crc32) })
     }
 
     fn new(source: Source) -> io::Result<Self> {
@@ -179,7 +184,7 @@ impl Content {
     pub(crate) fn part(&self) -> Option<At> {
         match &self.source {
             Source::Part(part, _) => Some(part.clone()),
-            Source::Memory(_) | Source::Disk(_) | Source::Member(_) => None,
+            Source::Memory(_) | Source::Disk(_) | Source::Packed(_) | Source::Member(_) => None,
         }
     }
 
@@ -191,6 +196,10 @@ impl Content {
         match &self.source {
             Source::Memory(bytes) => out.write_all(bytes),
             // An archive has check sums of its own.
+            Source::Packed(packed) => {
+                let written = packed.unpack(|bytes| out.write_all(bytes))?;
+                written.unwrap_or_else(|| self.check(false))
+            }
             Source::Member(member) => self.check(member.copy_to(out)? == self.known.size),
             Source::Part(part, crc32) => {
                 let copied = copy(&mut part.clone(), part.size, out)?;
@@ -231,6 +240,12 @@ impl Source {
     fn copy_to(&self, out: &mut impl Write) -> io::Result<u64> {
         let copied = match self {
             Self::Memory(bytes) => return out.write_all(bytes).map(|()| bytes.len() as u64),
+            Self::Packed(packed) => {
+                return match packed.unpack(|bytes| out.write_all(bytes))? {
+                    Some(written) => written.map(|()| packed.size),
+                    None => Err(io::ErrorKind::InvalidData.into()),
+                };
+            }
             Self::Member(member) => return member.copy_to(out),
             Self::Disk(path) => copy(&mut fs::File::open(path)?, u64::MAX, out),
             Self::Part(part, _) => copy(&mut part.clone(), part.size, out),
@@ -244,6 +259,7 @@ impl fmt::Debug for Source {
         match self {
             Self::Memory(bytes) => write!(f, "{} bytes", bytes.len()),
             Self::Disk(path) => write!(f, "`{}`", path.display()),
+            Self::Packed(packed) => write!(f, "{} bytes of a wheel", packed.size),
             Self::Member(member) => write!(f, "entry {} of a wheel", member.index),
             Self::Part(part, _) => write!(f, "{} bytes of a file of the cache", part.size),
         }
@@ -253,10 +269,6 @@ impl fmt::Debug for Source {
 impl Member {
     /// Fails if the entry has more or fewer bytes than its headers say.
     fn copy_to(&self, out: &mut impl Write) -> io::Result<u64> {
-        let written = self.at_once(|bytes| out.write_all(bytes).map(|()| bytes.len() as u64))?;
-        if let Some(written) = written {
-            return written;
-        }
         let mut archive = self.archive.clone();
         let file = archive.by_index(self.index).map_err(io::Error::from)?;
         let declared = file.size();
@@ -264,31 +276,53 @@ impl Member {
         let most = declared.saturating_add(1);
         Ok(copy(&mut file.take(most), most, out)?.size)
     }
+}
 
-    /// Unpacks an entry that is neither large nor odd in one piece, which `use` gets; `None` if it is large
-    /// or odd, also if it is not what its headers say: whoever reads it piece by piece finds out what is
-    /// wrong. This takes a third of the time that doing so takes.
-    fn at_once<T>(&self, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
-        let mut archive = self.archive.clone();
-        let mut file = archive.by_index_raw(self.index).map_err(io::Error::from)?;
-        let is_small = file.size() <= AT_ONCE && file.compressed_size() <= AT_ONCE;
-        if !is_small || file.compression() != CompressionMethod::Deflated || file.encrypted() {
+/// An entry of a wheel, and what its headers say of it. To unpack it in one piece takes a third of the time
+/// that doing so piece by piece takes.
+#[derive(Clone)]
+struct Packed {
+    deflated: At,
+    size: u64,
+    crc32: u32,
+}
+
+impl Packed {
+    /// `None` if the entry is large or odd.
+    fn of(wheel: &At, archive: &ZipArchive<At>, index: usize) -> io::Result<Option<Self>> {
+        let mut archive = archive.clone();
+        let file = archive.by_index_raw(index).map_err(io::Error::from)?;
+        let (size, length) = (file.size(), file.compressed_size());
+        let is_plain = file.compression() == CompressionMethod::Deflated && !file.encrypted();
+        if !is_plain || size.max(length) > AT_ONCE {
             return Ok(None);
         }
-        let size = usize::try_from(file.size()).map_err(io::Error::other)?;
-        let mut unpacking = UNPACKING.take().unwrap_or_default();
-        let Unpacking { decompressor, packed, bytes } = &mut unpacking;
-        packed.clear();
-        file.read_to_end(packed)?;
+        let deflated = file.data_start().map(|begin| wheel.part(begin, length));
+        Ok(deflated.map(|deflated| Self { deflated, size, crc32: file.crc32() }))
+    }
+
+    /// Gives `take` its bytes; returns `None` if it is not what its headers say.
+    fn unpack<T>(&self, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
+        let is_small = self.size.max(self.deflated.size) <= MOST_KEPT;
+        let unpacking = if is_small { UNPACKING.take() } else { None };
+        let Unpacking { mut decompressor, mut packed, mut bytes } = unpacking.unwrap_or_default();
+        let size = usize::try_from(self.size).map_err(io::Error::other)?;
         if bytes.len() < size {
-            bytes.resize(size, 0);
+            bytes = vec![0; if is_small { size } else { ROOM }];
         }
-        let bytes = &mut bytes[..size];
-        let unpacked = decompressor.deflate_decompress(packed, bytes);
-        let is_right = unpacked == Ok(size) && crc32fast::hash(bytes) == file.crc32();
-        let taken = is_right.then(|| take(bytes));
-        if unpacking.packed.capacity().max(unpacking.bytes.capacity()) <= MOST_KEPT {
-            UNPACKING.set(Some(unpacking));
+        packed.clear();
+        if !is_small {
+            packed.reserve_exact(ROOM);
+        }
+        self.deflated.clone().read_to_end(&mut packed)?;
+        let unpacked = decompressor.deflate_decompress(&packed, &mut bytes[..size]);
+        if !is_small {
+            packed = Vec::new();
+        }
+        let is_right = unpacked == Ok(size) && crc32fast::hash(&bytes[..size]) == self.crc32;
+        let taken = is_right.then(|| take(&bytes[..size]));
+        if is_small {
+            UNPACKING.set(Some(Unpacking { decompressor, packed, bytes }));
         }
         Ok(taken)
     }
@@ -499,9 +533,15 @@ mod tests {
             assert_eq!(content.read().unwrap(), bytes);
         }
         let file = aside.file.into_inner().unwrap().unwrap();
-        assert_eq!(Content::of_part(&file, 3, 5).unwrap(), parts[2].1);
-        let short = Content::of_part(&file, 3, 6).unwrap_err();
-        assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+        let known = Known::of(b"three");
+        let part = Content::of_part(&file, 3, known, crc32fast::hash(b"three")).unwrap();
+        assert!(part == parts[2].1 && part.read().unwrap() == "three" && part.starts_with(b"th"));
+        let wrong = Content::of_part(&file, 3, known, 0).unwrap().read().unwrap_err().to_string();
+        assert!(wrong.ends_with("changed while it was read"), "{wrong}");
+        for place in [4, u64::MAX] {
+            let short = Content::of_part(&file, place, known, 0).unwrap_err();
+            assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+        }
         file.file.write_all_at(b"other", 3).unwrap();
         let error = parts[2].1.read().unwrap_err().to_string();
         assert_eq!(error, "5 bytes of a file of the cache changed while it was read");

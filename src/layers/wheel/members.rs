@@ -65,7 +65,7 @@ pub(super) fn read(
     }
     let contents = side_by_side(files.len(), parallel, |number| {
         let (index, name, _) = &files[number];
-        unpack((&archive, *index), name, aside)
+        unpack((&wheel, &archive, *index), name, aside)
     });
     let mut members = BTreeMap::new();
     for ((_, name, is_executable), content) in files.into_iter().zip(contents) {
@@ -140,13 +140,13 @@ fn check_entry(
 }
 
 fn unpack(
-    (archive, index): (&ZipArchive<At>, usize),
+    (wheel, archive, index): (&At, &ZipArchive<At>, usize),
     name: &str,
     aside: Option<&Aside<'_>>,
 ) -> Result<(Content, Option<Content>), WheelProblem> {
     let metadata = archive.metadata();
     let declared = metadata.entry(index).map_err(WheelProblem::Archive)?.size();
-    let (content, stripped) = Content::of_member((archive, index), declared, aside)
+    let (content, stripped) = Content::of_member((wheel, archive, index), declared, aside)
         .map_err(|source| WheelProblem::Unpack { name: name.to_owned(), source })?;
     let found = content.size();
     if found != declared {
