@@ -106,9 +106,9 @@ pub enum Work {
     Fetch,
     /// Sdists become wheels, or are found to have become them.
     Build,
-    /// Wheels are installed and compressed.
+    /// Wheels are installed and compressed, and the layer is written meanwhile.
     Compress,
-    /// A layer is put together and hashed.
+    /// A layer gets its end, its digest and its name.
     Hash,
     /// The layers are compared with the base, and started.
     Check,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use pep508_rs::PackageName;
 
-use super::archive::{Parts, Trust};
+use super::archive::Parts;
 use super::built::{Built, twin_of, wheel_of};
 use super::bytecode::Compiler;
 use super::installing::lay_out;
@@ -171,9 +171,6 @@ async fn python_layer(
     let (layer, installed) = if let Some((layer, installed)) = kept {
         (Begun::Stored(Box::new(layer), None), installed)
     } else {
-        // Was it damaged? Then the reason may be a part that is.
-        let is_gone = kept::was_made(&key, &world.store)?;
-        let trust = if is_gone { Trust::Nothing } else { Trust::Begin };
         // What an earlier run made of a wheel is enough.
         let mut found = find(&wheels, &options, world).await?;
         let mut wanted = fetchable(plan, |wheel| found.missing().any(|m| m.digest == *wheel));
@@ -184,7 +181,7 @@ async fn python_layer(
         world.progress.step("installing and compressing");
         let mut bytecode = BTreeMap::new();
         let made = loop {
-            match install(found, &options, &bytecode, trust, world).await {
+            match install(found, &options, &bytecode, world).await {
                 Err(Error::Uncompiled { wheels: names }) => {
                     let uncompiled = wheels.iter().filter(|wheel| names.contains(&wheel.name));
                     let uncompiled: Vec<_> = uncompiled.cloned().collect();
@@ -258,12 +255,11 @@ async fn install(
     found: Found,
     options: &Options,
     bytecode: &BTreeMap<PackageName, Modules>,
-    trust: Trust,
     world: &World,
 ) -> Result<Python, Error> {
     let (options, bytecode) = (options.clone(), bytecode.clone());
     let (store, parallel) = (world.store.clone(), world.parallel);
-    let installing = on_thread(move || python(found, &options, &bytecode, trust, &store, parallel));
+    let installing = on_thread(move || python(found, &options, &bytecode, &store, parallel));
     Work::Compress.time(&*world.progress, installing).await
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pep508_rs::PackageName;
 
-use super::archive::{self, Compressed, Section, Segment, Trust};
+use super::archive::{self, Compressed, Section, Segment};
 use super::kept::{self, Distribution};
 use super::tree::{Known, Node};
 use super::{
@@ -91,8 +91,8 @@ impl Python {
 }
 
 /// Installs wheels from the store, and compresses what they bring, on at most `parallel` threads.
-/// What an earlier run did is not done again, and believed as `trust` says. `bytecode` has compiled modules
-/// of this run's; those of earlier runs are found.
+/// What an earlier run did is not done again. `bytecode` has compiled modules of this run's; those of
+/// earlier runs are found.
 ///
 /// Neither `parallel` nor the cache changes the result, or which error is reported.
 ///
@@ -104,7 +104,6 @@ pub fn python(
     found: Found,
     options: &Options,
     bytecode: &BTreeMap<PackageName, Modules>,
-    trust: Trust,
     store: &Store,
     parallel: usize,
 ) -> Result<Python, Error> {
@@ -129,7 +128,7 @@ pub fn python(
         one.bytes_installed -= size;
     }
     check_applied(&installed, &options.treatment)?;
-    let compressed = context.compress(&tree, parts, trust, parallel)?;
+    let compressed = context.compress(&tree, parts, parallel)?;
     Ok(Python { tree, compressed, installed })
 }
 
@@ -213,7 +212,6 @@ impl<'a> Context<'a> {
         self,
         whole: &Tree<Known>,
         parts: Vec<Part<'a>>,
-        trust: Trust,
         parallel: usize,
     ) -> Result<Compressed, Error> {
         let late: BTreeSet<String> = parts
@@ -257,7 +255,7 @@ impl<'a> Context<'a> {
             sections.insert(owner, section);
         }
         let (compressed, of_owners) =
-            archive::compress(whole, sections, &late, trust, self.store, parallel)?;
+            archive::compress(whole, sections, &late, self.store, parallel)?;
         let mut made = Vec::new();
         for (owner, segments) in of_owners {
             if let Some(keep) = keeps.remove(&owner) {

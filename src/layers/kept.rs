@@ -301,6 +301,10 @@ impl Begin {
     pub(super) fn keep(&self, states: &States, store: &Store) -> Result<(), Error> {
         write(BEGINS, &self.0, states, store)
     }
+
+    pub(super) fn forget(&self, store: &Store) -> Result<(), Error> {
+        Ok(store.put_record(BEGINS, &self.0, &[])?)
+    }
 }
 
 /// The states of a layer's hashes somewhere in it.
@@ -339,12 +343,6 @@ pub(super) fn layer(
     let created_by = created_by.to_owned();
     let layer = Layer { descriptor, diff_id, uncompressed_size, created_by };
     Ok(Some((layer, installed)))
-}
-
-/// Whether an earlier run made that layer, though its bytes may be gone: as they are if somebody found
-/// them damaged.
-pub(super) fn was_made(key: &Digest, store: &Store) -> Result<bool, Error> {
-    Ok(store.record(LAYERS, key)?.is_some())
 }
 
 pub(super) fn keep_layer(

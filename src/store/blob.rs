@@ -20,16 +20,13 @@ const READ: usize = 128 << 10;
 pub struct BlobWriter {
     store: Store,
     writer: DigestWriter<NamedTempFile>,
-    /// `None` if it did not see all of it.
-    witness: Option<Box<blake3::Hasher>>,
+    witness: Box<blake3::Hasher>,
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         let written = self.writer.write(buffer)?;
-        if let Some(witness) = &mut self.witness {
-            witness.update(&buffer[..written]);
-        }
+        self.witness.update(&buffer[..written]);
         Ok(written)
     }
 
@@ -40,7 +37,7 @@ impl Write for BlobWriter {
 
 impl BlobWriter {
     pub(super) fn new(store: &Store, file: NamedTempFile) -> Self {
-        let (writer, witness) = (DigestWriter::new(file), Some(Box::default()));
+        let (writer, witness) = (DigestWriter::new(file), Box::default());
         Self { store: store.clone(), writer, witness }
     }
 
@@ -54,35 +51,42 @@ impl BlobWriter {
     }
 
     /// Copies a blob of the store, which should have `size` bytes, behind what was written, as it lies
-    /// there, neither verified nor hashed; returns whether there were as many. For bytes that were hashed
-    /// before: see [`Self::set_state`].
+    /// there; returns whether there were as many. Whether they are the right ones, [`Self::resume`] says.
     ///
     /// # Errors
     /// The disk said no.
-    pub fn append_unseen(&mut self, digest: &Digest, size: u64) -> Result<bool, Error> {
-        let from = match fs::File::open(self.store.blob_path(digest)) {
-            Ok(file) => file.into_file(),
+    pub fn append(&mut self, digest: &Digest, size: u64) -> Result<bool, Error> {
+        let mut from = match fs::File::open(self.store.blob_path(digest)) {
+            Ok(file) => file.take(size),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(self.store.disk(e)),
         };
-        self.witness = None;
         let mut out = self.writer.get_ref().as_file();
-        // Whoever knows how much it is need not be told that there is no more.
-        let copied = io::copy(&mut from.take(size), &mut out).map_err(|e| self.store.disk(e))?;
-        Ok(copied == size)
+        let mut buffer = vec![0; READ];
+        let mut copied = 0;
+        while copied < size {
+            let read = from.read(&mut buffer).map_err(|e| self.store.disk(e))?;
+            if read == 0 {
+                return Ok(false);
+            }
+            out.write_all(&buffer[..read]).map_err(|e| self.store.disk(e))?;
+            self.witness.update(&buffer[..read]);
+            copied += read as u64;
+        }
+        Ok(true)
     }
 
-    /// What is known of all that was written so far: see [`DigestWriter::state`].
+    /// What is known of all that was written so far: its BLAKE3, and [`DigestWriter::state`].
     pub fn state(&self) -> Vec<u8> {
-        self.writer.state()
+        [&self.witness.finalize().as_bytes()[..], &self.writer.state()].concat()
     }
 
-    /// Says that all that was written so far is what another writer had this state behind. A blob of
-    /// other bytes has a digest that does not fit, and is absent to whoever reads it. Whether it is such
-    /// a state is returned.
+    /// Goes on from where another writer had this state, if all that was written so far is what that one
+    /// had written, which is returned.
     #[must_use]
-    pub fn set_state(&mut self, state: &[u8]) -> bool {
-        self.writer.set_state(state)
+    pub fn resume(&mut self, state: &[u8]) -> bool {
+        let Some((seen, state)) = state.split_first_chunk() else { return false };
+        blake3::Hash::from_bytes(*seen) == self.witness.finalize() && self.writer.set_state(state)
     }
 
     /// Syncs and names the blob; returns its digest and its size in bytes.
@@ -93,7 +97,7 @@ impl BlobWriter {
         let (file, digest, size) = self.writer.finish();
         sync(&self.store, &file)?;
         name(&self.store, file, &digest)?;
-        keep_witness(&self.store, &digest, size, self.witness.as_deref())?;
+        keep_witness(&self.store, &digest, size, &self.witness)?;
         Ok((digest, size))
     }
 
@@ -108,7 +112,7 @@ impl BlobWriter {
         }
         sync(&self.store, &file)?;
         name(&self.store, file, expected)?;
-        keep_witness(&self.store, expected, size, self.witness.as_deref())?;
+        keep_witness(&self.store, expected, size, &self.witness)?;
         Ok(size)
     }
 
@@ -120,7 +124,7 @@ impl BlobWriter {
     pub fn commit_unsynced(self) -> Result<(Digest, u64), Error> {
         let (file, digest, size) = self.writer.finish();
         name(&self.store, file, &digest)?;
-        keep_witness(&self.store, &digest, size, self.witness.as_deref())?;
+        keep_witness(&self.store, &digest, size, &self.witness)?;
         Ok((digest, size))
     }
 }
@@ -145,14 +149,12 @@ fn keep_witness(
     store: &Store,
     digest: &Digest,
     size: u64,
-    witness: Option<&blake3::Hasher>,
+    witness: &blake3::Hasher,
 ) -> Result<(), Error> {
-    match witness {
-        Some(witness) if size >= LARGE => {
-            store.put_record(WITNESSES, digest, witness.finalize().as_bytes())
-        }
-        _ => Ok(()),
+    if size < LARGE {
+        return Ok(());
     }
+    store.put_record(WITNESSES, digest, witness.finalize().as_bytes())
 }
 
 /// Tells in the end whether what went through it is a blob of the store.
@@ -194,7 +196,7 @@ impl Verifier {
         let (_, found, found_size) = sha256.finish();
         let is_right = found == digest && found_size == size;
         if is_right {
-            keep_witness(&store, &digest, size, Some(&blake3))?;
+            keep_witness(&store, &digest, size, &blake3)?;
         }
         Ok(is_right)
     }

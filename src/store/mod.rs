@@ -509,19 +509,28 @@ mod tests {
     }
 
     #[test]
-    fn what_was_copied_unseen_is_verified_by_its_digest() {
+    fn a_writer_goes_on_only_behind_what_another_one_wrote() {
         let (_folder, store) = store();
         let (begin, end) = (vec![7; 2 << 20], b"end");
-        let mut hash = DigestWriter::new(io::sink());
-        hash.write_all(&begin).unwrap();
-        let unseen = store.put(&vec![8; 2 << 20]).unwrap();
+        let size = begin.len() as u64;
+        let right = store.put(&begin).unwrap();
+        let other = store.put(&vec![8; 2 << 20]).unwrap();
+        let mut first = store.writer().unwrap();
+        first.write_all(&begin).unwrap();
+        let state = first.state();
         let mut writer = store.writer().unwrap();
-        assert!(writer.append_unseen(&unseen, 2 << 20).unwrap());
-        assert!(writer.set_state(&hash.state()));
+        assert!(writer.append(&right, size).unwrap() && writer.resume(&state));
         writer.write_all(end).unwrap();
         let (digest, _) = writer.commit_unsynced().unwrap();
         assert_eq!(digest, Digest::of(&[&begin[..], end].concat()));
-        assert!(!store.verify(&digest).unwrap(), "other bytes lay there");
+        assert!(store.record("blake3", &digest).unwrap().is_some());
+        assert!(store.verify(&digest).unwrap());
+        let mut wrong = store.writer().unwrap();
+        assert!(wrong.append(&other, size).unwrap() && !wrong.resume(&state));
+        let mut short = store.writer().unwrap();
+        assert!(!short.append(&right, size + 1).unwrap());
+        assert!(!short.append(&Digest::of(b"absent"), 1).unwrap());
+        assert!(!short.resume(b"") && !short.resume(&state[..state.len() - 1]));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr as _;
 
-use assemble::layers::archive::Trust;
 use assemble::layers::{Options, Scheme, Treatment, WheelFile, find, python};
 use assemble::oci::descriptor_digest;
 use assemble::python::WheelFilename;
@@ -129,7 +128,7 @@ fn install(wheels: &Path, minor: u8, store: &Path, tar: &Path, to: &Path) {
         compiler: None,
     };
     let found = find(&wheels, &options, &store, 2).unwrap();
-    let made = python(found, &options, &BTreeMap::new(), Trust::Begin, &store, 2).unwrap();
+    let made = python(found, &options, &BTreeMap::new(), &store, 2).unwrap();
     assert_eq!(made.installed.len(), AWKWARD.len());
     let (layer, _) = made.layer("wheels", &store).unwrap();
     let blob = store.blob_path(&descriptor_digest(&layer.descriptor).unwrap());

@@ -70,25 +70,26 @@ impl Member {
         Ok(Self { out, checksum, uncompressed: 0, segments: 0, waiting, mark: None, marked: None })
     }
 
-    /// Begins with these segments, which are copied as they lie there: the hash of a member that does had
-    /// this state. It has none yet; those that came meanwhile stand behind them.
+    /// Begins with these segments, which are copied as they lie there, if they are those behind which
+    /// another member had this state: that is returned. It has none yet; those that came meanwhile stand
+    /// behind them.
     pub(super) fn resume(
         &mut self,
         begin: &[Segment],
         state: &[u8],
         store: &Store,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         for segment in begin {
-            if !self.out.append_unseen(&segment.digest, segment.size)? {
-                return Err(Error::Segment { digest: segment.digest });
+            if !self.out.append(&segment.digest, segment.size)? {
+                return Ok(false);
             }
             self.count(segment);
         }
-        if !self.out.set_state(state) {
-            let source = io::Error::other("what is known of the layer's begin is of another one");
-            return Err(Error::Write { path: store.root().to_owned(), source });
+        if !self.out.resume(state) {
+            return Ok(false);
         }
-        self.catch_up(store)
+        self.catch_up(store)?;
+        Ok(true)
     }
 
     /// Notes the hash's state when it has so many segments; it has no more yet.

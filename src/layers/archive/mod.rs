@@ -105,7 +105,7 @@ pub fn write(
         .into_iter()
         .map(|(owner, part)| (owner.to_owned(), Section::Files(Arc::new(part))))
         .collect();
-    let compressed = compress(tree, owners, &Late::new(), Trust::Nothing, store, parallel)?;
+    let compressed = compress(tree, owners, &Late::new(), store, parallel)?;
     finish(compressed.0, created_by, store)
 }
 
@@ -122,16 +122,6 @@ pub struct Compressed {
     member: Member,
 }
 
-/// How much a layer's segments are believed while it is put together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// What other layers began with is copied, and its bytes are not looked at: whoever reads the layer
-    /// verifies it.
-    Begin,
-    /// Each is verified.
-    Nothing,
-}
-
 /// Compresses what is not yet, and hashes the tar, on at most `parallel` threads. `owners` has what
 /// each owner in the tree has, in any order; returned are its segments, too.
 ///
@@ -142,7 +132,6 @@ pub(super) fn compress<F>(
     tree: &Tree<F>,
     owners: BTreeMap<String, Section<'_>>,
     late: &Late,
-    trust: Trust,
     store: &Store,
     parallel: usize,
 ) -> Result<(Compressed, BTreeMap<String, Vec<Segment>>), Error> {
@@ -168,10 +157,7 @@ pub(super) fn compress<F>(
     }
     sections.push(Section::Kept(segment::keep_tar(&frame.end, store)?));
     names.push(None);
-    let begun = match trust {
-        Trust::Begin => begin_of(&sections[..marked], store)?,
-        Trust::Nothing => None,
-    };
+    let begun = begin_of(&sections[..marked], store)?;
     let packed = segment::compress(sections, begun, marked, parallel, store)?;
     if let Some(states) = &packed.marked {
         Begin::of(&packed.segments[..marked].concat()).keep(states, store)?;

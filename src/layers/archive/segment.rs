@@ -218,8 +218,10 @@ pub(super) fn compress(
         if let Some(Begun { segments, tar, state, .. }) = begun {
             (cutter.tar, cutter.number) = (tar, segments.len());
             let pool = &pool;
-            let copy = move || pool.member().resume(&segments, &state, store);
-            copying = Some(scope.spawn(copy));
+            copying = Some(scope.spawn(move || {
+                let is_right = pool.member().resume(&segments, &state, store)?;
+                if is_right { Ok(()) } else { Err(damaged(&segments, store)) }
+            }));
         }
         let mut passed = Ok(());
         for (number, section) in sections.into_iter().enumerate() {
@@ -272,6 +274,17 @@ pub(super) fn compress(
     let marked = tar_at_mark.zip(member.take_marked());
     let marked = marked.map(|(tar, member)| kept::States { tar, member });
     Ok(Packed { segments, tar, member, marked })
+}
+
+/// Why these segments are not what a layer began with. Those that are damaged are removed, all at once.
+fn damaged(begin: &[Segment], store: &Store) -> Error {
+    let read = |read: Result<(), Error>, segment: &Segment| read.and(segment.read(store).map(drop));
+    let forgotten = kept::Begin::of(begin).forget(store);
+    match begin.iter().fold(Ok(()), read).and(forgotten) {
+        Err(error) => error,
+        // Then it is what was known of them.
+        Ok(()) => Error::Segment { digest: begin[0].digest },
+    }
 }
 
 /// What the threads share.
