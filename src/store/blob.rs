@@ -7,7 +7,6 @@ use fs_err as fs;
 use tempfile::NamedTempFile;
 
 use super::{Error, Store};
-use crate::beside;
 use crate::oci::Digest;
 use crate::oci::digest::DigestWriter;
 
@@ -39,15 +38,6 @@ impl BlobWriter {
     pub(super) fn new(store: &Store, file: NamedTempFile) -> Self {
         let (writer, witness) = (DigestWriter::new(file), Box::default());
         Self { store: store.clone(), writer, witness }
-    }
-
-    /// Takes room for a blob of so many bytes: see [`beside::reserve`].
-    ///
-    /// # Errors
-    /// The disk said no.
-    pub fn reserve(self, size: u64) -> Result<Self, Error> {
-        beside::reserve(self.writer.get_ref().as_file(), size).map_err(|e| self.store.disk(e))?;
-        Ok(self)
     }
 
     /// Copies a blob of the store, which should have `size` bytes, behind what was written, as it lies

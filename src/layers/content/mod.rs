@@ -1,41 +1,34 @@
 //! The bytes of a file on its way into a layer: at hand if it is small or was made here, else where
 //! they can be read once more, which a check sum says. So no large file is ever in memory.
 
-use std::cell::RefCell;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, Read as _, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use fs_err as fs;
-use libdeflater::Decompressor;
 use object::elf::ELFMAG;
-use zip::{CompressionMethod, ZipArchive};
+use zip::ZipArchive;
 
 use super::strip::strip;
 use super::tree::Known;
 use crate::oci::digest::DigestWriter;
 use crate::store::Store;
 
-/// Bytes that are read at once.
-const PIECE: usize = 64 << 10;
+mod at;
+mod packed;
+
+pub use at::At;
+use at::{Copied, copy};
+pub(super) use packed::ROOM;
+use packed::{Member, Packed};
+
 /// Files of a disk up to here are kept in memory.
 const SMALL: u64 = 64 << 10;
-/// Entries of wheels that are unpacked in one piece, packed and unpacked.
-const AT_ONCE: u64 = 4 << 20;
 /// Longer entries of wheels are hashed and stripped one at a time: no two of them are in memory at once.
 const LARGE: u64 = 2 << 20;
 static TURN: Mutex<()> = Mutex::new(());
-/// What an entry was unpacked in stays at hand for the next one, if it is no larger.
-const MOST_KEPT: u64 = 256 << 10;
-thread_local! { static UNPACKING: RefCell<Option<Unpacking>> = const { RefCell::new(None) }; }
-/// Room for large entries. An allocator keeps what was freed for whoever frees it next to what is in use,
-/// but gives back blocks of this size, of which only what is written to is ever there: glibc maps all
-/// blocks above 32 MiB.
-pub(super) const ROOM: usize = 33 << 20;
 /// Bytes of its begin that are known of every file.
 const HEAD: usize = 8;
 
@@ -56,13 +49,6 @@ enum Source {
     Member(Member),
     /// What lies in a file, from one place of it to another, and its CRC-32.
     Part(At, u32),
-}
-
-/// An entry of a wheel, one that is large or odd.
-#[derive(Clone)]
-struct Member {
-    archive: ZipArchive<At>,
-    index: usize,
 }
 
 impl Content {
@@ -266,109 +252,6 @@ impl fmt::Debug for Source {
     }
 }
 
-impl Member {
-    /// Fails if the entry has more or fewer bytes than its headers say.
-    fn copy_to(&self, out: &mut impl Write) -> io::Result<u64> {
-        let mut archive = self.archive.clone();
-        let file = archive.by_index(self.index).map_err(io::Error::from)?;
-        let declared = file.size();
-        // One byte more than declared is enough to know that it lied.
-        let most = declared.saturating_add(1);
-        Ok(copy(&mut file.take(most), most, out)?.size)
-    }
-}
-
-/// An entry of a wheel, and what its headers say of it. To unpack it in one piece takes a third of the time
-/// that doing so piece by piece takes.
-#[derive(Clone)]
-struct Packed {
-    deflated: At,
-    size: u64,
-    crc32: u32,
-}
-
-impl Packed {
-    /// `None` if the entry is large or odd.
-    fn of(wheel: &At, archive: &ZipArchive<At>, index: usize) -> io::Result<Option<Self>> {
-        let mut archive = archive.clone();
-        let file = archive.by_index_raw(index).map_err(io::Error::from)?;
-        let (size, length) = (file.size(), file.compressed_size());
-        let is_plain = file.compression() == CompressionMethod::Deflated && !file.encrypted();
-        if !is_plain || size.max(length) > AT_ONCE {
-            return Ok(None);
-        }
-        let deflated = file.data_start().map(|begin| wheel.part(begin, length));
-        Ok(deflated.map(|deflated| Self { deflated, size, crc32: file.crc32() }))
-    }
-
-    /// Gives `take` its bytes; returns `None` if it is not what its headers say.
-    fn unpack<T>(&self, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
-        let is_small = self.size.max(self.deflated.size) <= MOST_KEPT;
-        let unpacking = if is_small { UNPACKING.take() } else { None };
-        let Unpacking { mut decompressor, mut packed, mut bytes } = unpacking.unwrap_or_default();
-        let size = usize::try_from(self.size).map_err(io::Error::other)?;
-        if bytes.len() < size {
-            bytes = vec![0; if is_small { size } else { ROOM }];
-        }
-        packed.clear();
-        if !is_small {
-            packed.reserve_exact(ROOM);
-        }
-        self.deflated.clone().read_to_end(&mut packed)?;
-        let unpacked = decompressor.deflate_decompress(&packed, &mut bytes[..size]);
-        if !is_small {
-            packed = Vec::new();
-        }
-        let is_right = unpacked == Ok(size) && crc32fast::hash(&bytes[..size]) == self.crc32;
-        let taken = is_right.then(|| take(&bytes[..size]));
-        if is_small {
-            UNPACKING.set(Some(Unpacking { decompressor, packed, bytes }));
-        }
-        Ok(taken)
-    }
-}
-
-/// What a thread unpacks entries with.
-struct Unpacking {
-    decompressor: Decompressor,
-    packed: Vec<u8>,
-    /// Never shorter than it was: what is behind an entry is nothing.
-    bytes: Vec<u8>,
-}
-
-impl Default for Unpacking {
-    fn default() -> Self {
-        Self { decompressor: Decompressor::new(), packed: Vec::new(), bytes: Vec::new() }
-    }
-}
-
-/// Bytes that went from one place to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Copied {
-    size: u64,
-    crc32: u32,
-}
-
-/// Copies all that there is; if that are `most` bytes or fewer, no more room is taken for it.
-fn copy(from: &mut impl Read, most: u64, out: &mut impl Write) -> io::Result<Copied> {
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
-    let mut buffer = vec![0; most.clamp(1, PIECE)];
-    let mut crc32 = crc32fast::Hasher::new();
-    let mut size = 0;
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(Copied { size, crc32: crc32.finalize() }),
-            Ok(read) => {
-                out.write_all(&buffer[..read])?;
-                crc32.update(&buffer[..read]);
-                size += read as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-}
-
 /// Hashes what is written, and keeps its begin.
 struct Head {
     bytes: [u8; HEAD],
@@ -419,83 +302,18 @@ impl<'a> Aside<'a> {
 
     fn put(&self, bytes: &[u8]) -> io::Result<Source> {
         let mut last = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = match last.take() {
+        let file = match &mut *last {
             Some(file) => file,
-            None => At::new(self.store.temporary_file().map_err(io::Error::other)?)?,
+            none => none.insert(At::new(self.store.temporary_file().map_err(io::Error::other)?)?),
         };
-        let (end, length) = (file.size, bytes.len() as u64);
-        file.file.write_all_at(bytes, end)?;
-        let source = Source::Part(file.part(end, length), crc32fast::hash(bytes));
-        *last = Some(At { size: end + length, ..file });
-        Ok(source)
-    }
-}
-
-/// Reads a file, or what lies somewhere in it, from a place of its own, whoever else reads it elsewhere.
-#[derive(Clone, Debug)]
-pub struct At {
-    file: Arc<File>,
-    begin: u64,
-    size: u64,
-    /// Counted from the begin.
-    place: u64,
-}
-
-impl At {
-    /// From its begin.
-    pub(super) fn new(file: File) -> io::Result<Self> {
-        let size = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), begin: 0, size, place: 0 })
-    }
-
-    /// The `size` bytes from `begin` on.
-    fn part(&self, begin: u64, size: u64) -> Self {
-        Self { file: self.file.clone(), begin: self.begin + begin, size, place: 0 }
-    }
-
-    /// How many bytes there are.
-    pub(super) fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The bytes from `place` on; `None` if there are not as many.
-    pub(super) fn bytes<const N: usize>(&self, place: u64) -> io::Result<Option<[u8; N]>> {
-        let mut bytes = [0; N];
-        match self.file.read_exact_at(&mut bytes, self.begin + place) {
-            Ok(()) => Ok(Some(bytes)),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-}
-
-impl Read for At {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let rest = usize::try_from(self.size.saturating_sub(self.place)).unwrap_or(usize::MAX);
-        let most = buffer.len().min(rest);
-        if most == 0 {
-            return Ok(0);
-        }
-        let read = self.file.read_at(&mut buffer[..most], self.begin + self.place)?;
-        self.place += read as u64;
-        Ok(read)
-    }
-}
-
-impl Seek for At {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let place = match to {
-            SeekFrom::Start(place) => Some(place),
-            SeekFrom::End(offset) => self.size.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.place.checked_add_signed(offset),
-        };
-        self.place = place.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.place)
+        Ok(Source::Part(file.append(bytes)?, crc32fast::hash(bytes)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     #[test]
