@@ -186,9 +186,6 @@ impl<'a> Reader<'a> {
                 }
             } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
                 let mode = entry.header().mode()?;
-                if entry.size() > LARGEST_FILE {
-                    return Err(io::Error::other(format!("`{path}` has {} bytes", entry.size())));
-                }
                 let size = entry.size();
                 Node::File(Arc::new(read_file(&path, &mut entry, (size, mode), self.store)?))
             } else {
@@ -213,9 +210,8 @@ fn read_file(
     (size, mode): (u64, u32),
     store: &Store,
 ) -> io::Result<File> {
-    let mut head = Vec::new();
-    // The two bytes `#!` are not of the line.
-    from.take(LONGEST_LINE as u64 + 2).read_to_end(&mut head)?;
+    check_size(path, size)?;
+    let mut head = head_of(from)?;
     let is_elf = head.starts_with(&ELFMAG);
     if is_document(path) || (is_elf && size <= LARGE) {
         from.read_to_end(&mut head)?;
@@ -239,6 +235,7 @@ fn read_file(
 /// A file on its way into a layer, which is known by its digest: of most nothing is read.
 fn read_content(path: &str, content: &Content, mode: u32, store: &Store) -> io::Result<File> {
     let Known { size, sha256 } = content.known();
+    check_size(path, size)?;
     let (known, is_elf) = ((size, sha256), content.starts_with(&ELFMAG));
     if !is_elf && !content.starts_with(b"#!") && !is_document(path) {
         return Ok(File::read(known, mode, &b""[..]));
@@ -254,10 +251,24 @@ fn read_content(path: &str, content: &Content, mode: u32, store: &Store) -> io::
     if is_elf {
         return Ok(File::read(known, mode, &ReadCache::new(aside)));
     }
-    let mut head = Vec::new();
     aside.rewind()?;
-    aside.take(LONGEST_LINE as u64 + 2).read_to_end(&mut head)?;
-    Ok(File { interpreter: interpreter(&head), ..File::read(known, mode, &b""[..]) })
+    let interpreter = interpreter(&head_of(&mut aside)?);
+    Ok(File { interpreter, ..File::read(known, mode, &b""[..]) })
+}
+
+fn check_size(path: &str, size: u64) -> io::Result<()> {
+    if size > LARGEST_FILE {
+        return Err(io::Error::other(format!("`{path}` has {size} bytes")));
+    }
+    Ok(())
+}
+
+/// What of a file may be its first line.
+fn head_of(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    // The two bytes `#!` are not of the line.
+    from.take(LONGEST_LINE as u64 + 2).read_to_end(&mut head)?;
+    Ok(head)
 }
 
 fn file(path: &str, bytes: &[u8], mode: u32) -> File {
@@ -311,6 +322,13 @@ fn is_document(path: &str) -> bool {
 mod tests {
     use super::*;
     use crate::gate::fixture::Object;
+
+    #[test]
+    fn a_file_that_is_too_large_is_not_read() {
+        check_size("a", LARGEST_FILE).unwrap();
+        let error = check_size("a", LARGEST_FILE + 1).unwrap_err().to_string();
+        assert_eq!(error, "`a` has 2147483649 bytes");
+    }
 
     #[test]
     fn what_is_read_in_pieces_is_what_is_read_at_once() {
