@@ -247,8 +247,8 @@ fn take(modules: &Modules, work: &Path) -> io::Result<(Vec<u8>, Vec<Kept>)> {
         if folder.metadata(&file).is_ok_and(|found| found.is_file()) {
             let bytes = folder.read(&file)?;
             blob.extend_from_slice(&bytes);
-            let (Known { size: length, sha256 }, crc32) =
-                (Known::of(&bytes), crc32fast::hash(&bytes));
+            let Known { size: length, sha256 } = Known::of(&bytes);
+            let crc32 = crc32fast::hash(&bytes);
             kept.push(Kept { module: path.to_string(), length, sha256, crc32 });
         }
     }

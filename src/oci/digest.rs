@@ -121,6 +121,11 @@ impl<W: io::Write> DigestWriter<W> {
         &self.inner
     }
 
+    /// The inner writer: what is written to it is neither hashed nor counted.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.inner
+    }
+
     /// As if all that went through the writer that [`Self::state`] is of had gone through this one, and
     /// nothing else; `false` if it is no such state.
     #[must_use]

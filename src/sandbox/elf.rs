@@ -72,7 +72,7 @@ struct Elf {
 
 impl Elf {
     fn new(start: &[u8]) -> Option<Self> {
-        (start.get(..4)? == b"\x7fELF").then_some(())?;
+        start.starts_with(&object::elf::ELFMAG).then_some(())?;
         Some(Self {
             wide: match start.get(4)? {
                 1 => false,

@@ -1,7 +1,7 @@
 //! Blobs as streams: what is written is hashed on its way and named when it is whole, what is read is
 //! right when it was read to its end.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 use fs_err as fs;
 use tempfile::NamedTempFile;
@@ -18,15 +18,38 @@ const READ: usize = 128 << 10;
 #[must_use = "a blob exists only after `commit`"]
 pub struct BlobWriter {
     store: Store,
-    writer: DigestWriter<NamedTempFile>,
-    witness: Box<blake3::Hasher>,
+    writer: DigestWriter<Witnessed>,
+}
+
+/// A file and the BLAKE3 of all that was written to it.
+#[derive(Debug)]
+struct Witnessed {
+    file: NamedTempFile,
+    blake3: Box<blake3::Hasher>,
+}
+
+impl Witnessed {
+    fn name(self, store: &Store, digest: &Digest, size: u64) -> Result<(), Error> {
+        name(store, self.file, digest)?;
+        keep_witness(store, digest, size, &self.blake3)
+    }
+}
+
+impl Write for Witnessed {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.blake3.update(&buffer[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.writer.write(buffer)?;
-        self.witness.update(&buffer[..written]);
-        Ok(written)
+        self.writer.write(buffer)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -36,8 +59,8 @@ impl Write for BlobWriter {
 
 impl BlobWriter {
     pub(super) fn new(store: &Store, file: NamedTempFile) -> Self {
-        let (writer, witness) = (DigestWriter::new(file), Box::default());
-        Self { store: store.clone(), writer, witness }
+        let writer = DigestWriter::new(Witnessed { file, blake3: Box::default() });
+        Self { store: store.clone(), writer }
     }
 
     /// Copies a blob of the store, which should have `size` bytes, behind what was written, as it lies
@@ -46,29 +69,20 @@ impl BlobWriter {
     /// # Errors
     /// The disk said no.
     pub fn append(&mut self, digest: &Digest, size: u64) -> Result<bool, Error> {
-        let mut from = match fs::File::open(self.store.blob_path(digest)) {
+        let from = match fs::File::open(self.store.blob_path(digest)) {
             Ok(file) => file.take(size),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(self.store.disk(e)),
         };
-        let mut out = self.writer.get_ref().as_file();
-        let mut buffer = vec![0; READ];
-        let mut copied = 0;
-        while copied < size {
-            let read = from.read(&mut buffer).map_err(|e| self.store.disk(e))?;
-            if read == 0 {
-                return Ok(false);
-            }
-            out.write_all(&buffer[..read]).map_err(|e| self.store.disk(e))?;
-            self.witness.update(&buffer[..read]);
-            copied += read as u64;
-        }
-        Ok(true)
+        let mut from = BufReader::with_capacity(READ, from);
+        let copied = io::copy(&mut from, self.writer.get_mut()).map_err(|e| self.store.disk(e))?;
+        Ok(copied == size)
     }
 
     /// What is known of all that was written so far: its BLAKE3, and [`DigestWriter::state`].
     pub fn state(&self) -> Vec<u8> {
-        [&self.witness.finalize().as_bytes()[..], &self.writer.state()].concat()
+        let seen = self.writer.get_ref().blake3.finalize();
+        [&seen.as_bytes()[..], &self.writer.state()].concat()
     }
 
     /// Goes on from where another writer had this state, if all that was written so far is what that one
@@ -76,7 +90,8 @@ impl BlobWriter {
     #[must_use]
     pub fn resume(&mut self, state: &[u8]) -> bool {
         let Some((seen, state)) = state.split_first_chunk() else { return false };
-        blake3::Hash::from_bytes(*seen) == self.witness.finalize() && self.writer.set_state(state)
+        let found = self.writer.get_ref().blake3.finalize();
+        blake3::Hash::from_bytes(*seen) == found && self.writer.set_state(state)
     }
 
     /// Syncs and names the blob; returns its digest and its size in bytes.
@@ -84,11 +99,8 @@ impl BlobWriter {
     /// # Errors
     /// The disk said no.
     pub fn commit(self) -> Result<(Digest, u64), Error> {
-        let (file, digest, size) = self.writer.finish();
-        sync(&self.store, &file)?;
-        name(&self.store, file, &digest)?;
-        keep_witness(&self.store, &digest, size, &self.witness)?;
-        Ok((digest, size))
+        sync(&self.store, &self.writer.get_ref().file)?;
+        self.commit_unsynced()
     }
 
     /// As [`Self::commit`], but only if the digest is the promised one; `what` names it in the error.
@@ -96,13 +108,12 @@ impl BlobWriter {
     /// # Errors
     /// Another digest, or the disk said no. Nothing is stored then.
     pub fn commit_as(self, expected: &Digest, what: &str) -> Result<u64, Error> {
-        let (file, found, size) = self.writer.finish();
+        let (written, found, size) = self.writer.finish();
         if found != *expected {
             return Err(Error::Mismatch { what: what.to_owned(), expected: *expected, found });
         }
-        sync(&self.store, &file)?;
-        name(&self.store, file, expected)?;
-        keep_witness(&self.store, expected, size, &self.witness)?;
+        sync(&self.store, &written.file)?;
+        written.name(&self.store, expected, size)?;
         Ok(size)
     }
 
@@ -112,9 +123,8 @@ impl BlobWriter {
     /// # Errors
     /// The disk said no.
     pub fn commit_unsynced(self) -> Result<(Digest, u64), Error> {
-        let (file, digest, size) = self.writer.finish();
-        name(&self.store, file, &digest)?;
-        keep_witness(&self.store, &digest, size, &self.witness)?;
+        let (written, digest, size) = self.writer.finish();
+        written.name(&self.store, &digest, size)?;
         Ok((digest, size))
     }
 }

@@ -60,8 +60,9 @@ impl Content {
         if fs::metadata(&path)?.len() <= SMALL {
             return Ok(fs::read(path)?.into());
         }
-        let source = Source::Disk(path);
-        Self::new(source)
+        let mut head = Head::default();
+        copy(&mut fs::File::open(&path)?, u64::MAX, &mut head)?;
+        Ok(head.finish(Source::Disk(path)))
     }
 
     /// Entry `index` of a wheel, which says that it has `size` bytes; they are read now, to be hashed, and
@@ -84,7 +85,10 @@ impl Content {
                 return read;
             }
         }
-        let content = Self::new(Source::Member(Member { archive: archive.clone(), index }))?;
+        let member = Member { archive: archive.clone(), index };
+        let mut head = Head::default();
+        member.copy_to(&mut head)?;
+        let content = head.finish(Source::Member(member));
         if aside.is_some() && content.starts_with(&ELFMAG) {
             let bytes = content.read()?;
             return content.aside(&bytes, aside);
@@ -113,20 +117,14 @@ impl Content {
     /// # Errors
     /// There are not as many.
     pub(super) fn of_part(file: &At, place: u64, known: Known, crc32: u32) -> io::Result<Self> {
-        let part = file.part(place, known.size);
         if place.checked_add(known.size).is_none_or(|end| end > file.size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let part = file.part(place, known.size);
         let mut head = [0; HEAD];
         let length = HEAD.min(usize::try_from(known.size).unwrap_or(HEAD));
         part.clone().read_exact(&mut head[..length])?;
         Ok(Self { known, head, source: Source::Part(part, crc32) })
-    }
-
-    fn new(source: Source) -> io::Result<Self> {
-        let mut head = Head::default();
-        source.copy_to(&mut head)?;
-        Ok(head.finish(source))
     }
 
     /// These are the bytes that `source` has.
@@ -191,9 +189,9 @@ impl Content {
                 let copied = copy(&mut part.clone(), part.size, out)?;
                 self.check(copied == Copied { size: self.known.size, crc32: *crc32 })
             }
-            source @ Source::Disk(_) => {
+            Source::Disk(path) => {
                 let mut out = DigestWriter::new(out);
-                source.copy_to(&mut out)?;
+                copy(&mut fs::File::open(path)?, u64::MAX, &mut out)?;
                 let (_, sha256, size) = out.finish();
                 self.check(self.known == Known { size, sha256 })
             }
@@ -218,25 +216,6 @@ impl<T: Into<Bytes>> From<T> for Content {
     fn from(bytes: T) -> Self {
         let bytes = bytes.into();
         Self::of_bytes(&bytes, Source::Memory(bytes.clone()))
-    }
-}
-
-impl Source {
-    /// Returns how many bytes they were.
-    fn copy_to(&self, out: &mut impl Write) -> io::Result<u64> {
-        let copied = match self {
-            Self::Memory(bytes) => return out.write_all(bytes).map(|()| bytes.len() as u64),
-            Self::Packed(packed) => {
-                return match packed.unpack(|bytes| out.write_all(bytes))? {
-                    Some(written) => written.map(|()| packed.size),
-                    None => Err(io::ErrorKind::InvalidData.into()),
-                };
-            }
-            Self::Member(member) => return member.copy_to(out),
-            Self::Disk(path) => copy(&mut fs::File::open(path)?, u64::MAX, out),
-            Self::Part(part, _) => copy(&mut part.clone(), part.size, out),
-        };
-        Ok(copied?.size)
     }
 }
 
