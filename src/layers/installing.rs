@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pep508_rs::PackageName;
 
 use super::archive::{self, Compressed, Section, Segment};
+use super::content;
 use super::kept::{self, Distribution};
 use super::tree::{Known, Node};
 use super::{
@@ -180,6 +181,8 @@ impl<'a> Context<'a> {
             let listing = files.known();
             Ok((listing, installed, (position < MOST_OPEN).then_some(files)))
         });
+        // The largest files were unpacked here, and this thread goes on.
+        content::give_back();
         let mut made: BTreeMap<usize, _> = missing.into_iter().zip(results).collect();
         let mut uncompiled = Vec::new();
         let mut parts = Vec::with_capacity(wheels.len());

@@ -210,15 +210,15 @@ fn overwrite(out: &mut [u8], place: usize, bytes: &[u8]) -> Option<()> {
 /// Whether a loader makes the same memory of both: the same segments with the same bytes at the same
 /// addresses, apart from the file's header and the segments' table themselves.
 fn is_same_in_memory(old: &[u8], new: &[u8]) -> bool {
-    fn read(bytes: &[u8]) -> Option<Vec<(Segment, Vec<u8>)>> {
+    /// A segment without where it lies in the file, and its bytes before, between and behind the tables.
+    type Loaded<'a> = (Segment, Vec<(usize, &'a [u8])>);
+
+    fn loaded(bytes: &[u8]) -> Option<Vec<Loaded<'_>>> {
         let header = Header::parse(bytes).ok()?;
         let endian = header.endian().ok()?;
         let segments = header.program_headers(endian, bytes).ok()?;
-        let tables = [
-            (0, size_of::<Header>() as u64),
-            (header.e_phoff(endian), size_of_val(segments) as u64),
-        ];
-        let mut read = Vec::new();
+        let table = range(header.e_phoff(endian), size_of_val(segments) as u64)?;
+        let mut loaded = Vec::new();
         for segment in segments {
             let offset = segment.p_offset(endian);
             if segment.p_type(endian) == PT_LOAD
@@ -228,22 +228,26 @@ fn is_same_in_memory(old: &[u8], new: &[u8]) -> bool {
             {
                 return None;
             }
-            let mut data = segment.data(endian, bytes).ok()?.to_vec();
-            for (start, size) in tables {
-                let first = start.saturating_sub(offset).min(data.len() as u64);
-                let last = (start + size).saturating_sub(offset).min(data.len() as u64);
-                data[usize::try_from(first).ok()?..usize::try_from(last).ok()?].fill(0);
+            let data = segment.data(endian, bytes).ok()?;
+            let place = |of: u64| {
+                usize::try_from(of.saturating_sub(offset)).map_or(data.len(), |n| n.min(data.len()))
+            };
+            let (mut pieces, mut done) = (Vec::new(), 0);
+            for (start, end) in merged(vec![(0, size_of::<Header>() as u64), table], 0) {
+                pieces.push((done, &data[done..place(start)]));
+                done = place(end);
             }
+            pieces.push((done, &data[done..]));
             let mut plain = *segment;
             plain.p_offset.set(endian, 0);
-            read.push((plain, data));
+            loaded.push((plain, pieces));
         }
-        Some(read)
+        Some(loaded)
     }
-    let (Some(old), Some(new)) = (read(old), read(new)) else { return false };
+    let (Some(old), Some(new)) = (loaded(old), loaded(new)) else { return false };
     old.len() == new.len()
-        && old.iter().zip(&new).all(|((left, left_bytes), (right, right_bytes))| {
-            bytes_of(left) == bytes_of(right) && left_bytes == right_bytes
+        && old.iter().zip(&new).all(|((left, left_pieces), (right, right_pieces))| {
+            bytes_of(left) == bytes_of(right) && left_pieces == right_pieces
         })
 }
 

@@ -21,14 +21,11 @@ mod packed;
 
 pub use at::At;
 use at::{Copied, copy};
-pub(super) use packed::ROOM;
-use packed::{Member, Packed};
+use packed::{LARGE, Member, Packed, turn};
+pub(super) use packed::{ROOM, give_back};
 
 /// Files of a disk up to here are kept in memory.
 const SMALL: u64 = 64 << 10;
-/// Longer entries of wheels are hashed and stripped one at a time: no two of them are in memory at once.
-const LARGE: u64 = 2 << 20;
-static TURN: Mutex<()> = Mutex::new(());
 /// Bytes of its begin that are known of every file.
 const HEAD: usize = 8;
 
@@ -77,7 +74,6 @@ impl Content {
         size: u64,
         aside: Option<&Aside<'_>>,
     ) -> io::Result<(Self, Option<Self>)> {
-        let _turn = (size > LARGE).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(packed) = Packed::of(wheel, archive, index)? {
             let source = Source::Packed(packed.clone());
             let read = packed.unpack(|bytes| Self::of_bytes(bytes, source).aside(bytes, aside))?;
@@ -85,6 +81,7 @@ impl Content {
                 return read;
             }
         }
+        let _turn = (size > LARGE).then(turn);
         let member = Member { archive: archive.clone(), index };
         let mut head = Head::default();
         member.copy_to(&mut head)?;

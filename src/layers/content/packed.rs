@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read as _, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libdeflater::Decompressor;
 use zip::{CompressionMethod, ZipArchive};
@@ -10,11 +11,12 @@ use super::at::{At, copy};
 
 /// Entries of wheels that are unpacked in one piece, packed and unpacked.
 const AT_ONCE: u64 = 4 << 20;
-/// What an entry was unpacked in stays at hand for the next one, if it is no larger.
-const MOST_KEPT: u64 = 256 << 10;
+/// Longer entries are hashed and stripped one at a time: no two of them are in memory at once.
+pub(super) const LARGE: u64 = 2 << 20;
+static TURN: Mutex<Option<Unpacking>> = Mutex::new(None);
 thread_local! { static UNPACKING: RefCell<Option<Unpacking>> = const { RefCell::new(None) }; }
-/// Room for large entries. An allocator keeps what was freed for whoever frees it next to what is in use,
-/// but gives back blocks of this size, of which only what is written to is ever there: glibc maps all
+/// Room for entries. An allocator keeps what was freed for whoever frees it next to what is in use, but
+/// gives back blocks of this size, of which only what is written to is ever there: glibc maps all
 /// blocks above 32 MiB.
 pub(in crate::layers) const ROOM: usize = 33 << 20;
 
@@ -66,41 +68,52 @@ impl Packed {
 
     /// Gives `take` its bytes; returns `None` if it is not what its headers say.
     pub(super) fn unpack<T>(&self, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
-        let is_small = self.size.max(self.deflated.size) <= MOST_KEPT;
-        let unpacking = if is_small { UNPACKING.take() } else { None };
-        let Unpacking { mut decompressor, mut packed, mut bytes } = unpacking.unwrap_or_default();
-        let size = usize::try_from(self.size).map_err(io::Error::other)?;
-        if bytes.len() < size {
-            bytes = vec![0; if is_small { size } else { ROOM }];
+        if self.size > LARGE {
+            return self.unpack_in(turn().get_or_insert_default(), take);
         }
-        packed.clear();
-        if !is_small {
-            packed.reserve_exact(ROOM);
-        }
-        self.deflated.clone().read_to_end(&mut packed)?;
-        let unpacked = decompressor.deflate_decompress(&packed, &mut bytes[..size]);
-        if !is_small {
-            packed = Vec::new();
-        }
-        let is_right = unpacked == Ok(size) && crc32fast::hash(&bytes[..size]) == self.crc32;
-        let taken = is_right.then(|| take(&bytes[..size]));
-        if is_small {
-            UNPACKING.set(Some(Unpacking { decompressor, packed, bytes }));
-        }
-        Ok(taken)
+        let mut room = UNPACKING.take().unwrap_or_default();
+        let taken = self.unpack_in(&mut room, take);
+        UNPACKING.set(Some(room));
+        taken
+    }
+
+    fn unpack_in<T>(
+        &self,
+        room: &mut Unpacking,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> io::Result<Option<T>> {
+        let Unpacking { decompressor, packed, bytes } = room;
+        let lengths = (usize::try_from(self.size), usize::try_from(self.deflated.size));
+        let (Ok(size), Ok(length)) = lengths else { return Ok(None) };
+        let (packed, bytes) = (&mut packed[..length], &mut bytes[..size]);
+        self.deflated.clone().read_exact(packed)?;
+        let unpacked = decompressor.deflate_decompress(packed, bytes);
+        let is_right = unpacked == Ok(size) && crc32fast::hash(bytes) == self.crc32;
+        Ok(is_right.then(|| take(bytes)))
     }
 }
 
-/// What a thread unpacks entries with.
-struct Unpacking {
+/// Waits until no other thread has a large entry in memory.
+pub(super) fn turn() -> MutexGuard<'static, Option<Unpacking>> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives back what this thread unpacked entries in, and what large ones were unpacked in.
+pub(in crate::layers) fn give_back() {
+    drop(UNPACKING.take());
+    drop(turn().take());
+}
+
+/// What entries are unpacked with, one after the other.
+pub(super) struct Unpacking {
     decompressor: Decompressor,
+    /// What is behind an entry in them is nothing.
     packed: Vec<u8>,
-    /// Never shorter than it was: what is behind an entry is nothing.
     bytes: Vec<u8>,
 }
 
 impl Default for Unpacking {
     fn default() -> Self {
-        Self { decompressor: Decompressor::new(), packed: Vec::new(), bytes: Vec::new() }
+        Self { decompressor: Decompressor::new(), packed: vec![0; ROOM], bytes: vec![0; ROOM] }
     }
 }
