@@ -143,19 +143,19 @@ pub(super) fn compress<F>(
         owners.into_iter().partition(|(owner, _)| late.contains(owner));
     // Without late owners there is nothing that another layer would begin alike.
     let marked = if lates.is_empty() { 0 } else { earlies.len() + 1 };
-    for (folders, owners) in [(&frame.early, earlies), (&frame.late, lates)] {
-        sections.push(Section::Kept(segment::keep_tar(folders, store)?));
+    for (folders, owners) in [(frame.early, earlies), (frame.late, lates)] {
+        sections.push(Section::entries(folders, store)?);
         names.push(None);
         for (owner, section) in owners {
             let files = match &section {
                 Section::Files(files) => Some(files.clone()),
-                Section::Kept(_) | Section::Later(_) => None,
+                Section::Kept(_) | Section::Entries(_) | Section::Later(_) => None,
             };
             sections.push(section);
             names.push(Some((owner, files)));
         }
     }
-    sections.push(Section::Kept(segment::keep_tar(&frame.end, store)?));
+    sections.push(Section::entries(frame.end, store)?);
     names.push(None);
     let begun = begin_of(&sections[..marked], store)?;
     let packed = segment::compress(sections, begun, marked, parallel, store)?;
@@ -183,7 +183,7 @@ fn begin_of(sections: &[Section<'_>], store: &Store) -> Result<Option<Begun>, Er
     for section in sections {
         match section {
             Section::Kept(kept) => segments.extend_from_slice(kept),
-            Section::Files(_) | Section::Later(_) => return Ok(None),
+            Section::Entries(_) | Section::Files(_) | Section::Later(_) => return Ok(None),
         }
     }
     if segments.is_empty() {

@@ -74,19 +74,6 @@ fn keep<'a>(
     Ok((Segment { digest, size, crc32: crc32fast::hash(piece), uncompressed }, bytes))
 }
 
-/// The segments of a small tar, compressed unless an earlier run did.
-pub(super) fn keep_tar(tar: &[u8], store: &Store) -> Result<Vec<Segment>, Error> {
-    let known = Known::of(tar);
-    if let Some(segments) = kept::bytes(&known, store)? {
-        return Ok(segments);
-    }
-    let mut packer = Packer::new();
-    let pieces = tar.chunks(CUT).map(|piece| Ok(keep(piece, &mut packer, store)?.0));
-    let segments: Vec<Segment> = pieces.collect::<Result<_, Error>>()?;
-    kept::keep_bytes(&known, &segments, store)?;
-    Ok(segments)
-}
-
 /// What a layer's tar was put together of, in order.
 #[derive(Clone, Debug)]
 pub struct Parts(pub Vec<Part>);
@@ -149,10 +136,23 @@ impl io::Read for Unpacked<'_> {
 pub(in crate::layers) enum Section<'a> {
     /// An earlier run did it.
     Kept(Vec<Segment>),
+    /// Tar entries, in segments of their own, which are kept.
+    Entries(Content),
     /// Files and symbolic links that can be read until the layer is there.
     Files(Arc<Tree>),
     /// The same, had when it is their turn, and let go then.
     Later(Box<dyn FnOnce() -> Result<Tree, Error> + 'a>),
+}
+
+impl Section<'_> {
+    /// These tar entries. An earlier run may have compressed them.
+    pub(super) fn entries(tar: Vec<u8>, store: &Store) -> Result<Self, Error> {
+        let content = Content::from(tar);
+        Ok(match kept::bytes(&content.known(), store)? {
+            Some(segments) => Self::Kept(segments),
+            None => Self::Entries(content),
+        })
+    }
 }
 
 /// What a layer begins with that an earlier run hashed.
@@ -196,7 +196,7 @@ pub(super) fn compress(
     let others = parallel.saturating_sub(1);
     let first = begun.as_ref().map_or(0, |begun| begun.sections);
     let pool = Pool {
-        limit: 2 * others,
+        limit: 2 * others * CUT,
         state: Mutex::default(),
         changed: Condvar::new(),
         member: Mutex::new(Member::begin(store)?),
@@ -208,7 +208,7 @@ pub(super) fn compress(
             scope.spawn(|| {
                 let mut packer = Packer::new();
                 while let Some(piece) = pool.wait() {
-                    pool.pack(&piece, &mut packer, store);
+                    pool.pack(piece, &mut packer, store);
                 }
             });
         }
@@ -238,7 +238,8 @@ pub(super) fn compress(
                         passed = passed.and(pass);
                     }
                 }
-                Section::Files(_) | Section::Later(_) if passed.is_err() => {}
+                Section::Entries(_) | Section::Files(_) | Section::Later(_) if passed.is_err() => {}
+                Section::Entries(tar) => cutter.add_alone(&tar)?,
                 Section::Files(tree) => cutter.add(&tree)?,
                 Section::Later(tree) => cutter.add(&tree()?)?,
             }
@@ -249,20 +250,20 @@ pub(super) fn compress(
         }
         passed?;
         while let Some(piece) = pool.next() {
-            pool.pack(&piece, &mut cutter.packer, store);
+            pool.pack(piece, &mut cutter.packer, store);
         }
         if let Some(copying) = copying {
             copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
-        Ok((cutter.tar, cutter.large))
+        Ok((cutter.tar, cutter.alone))
     });
     let State { packed, .. } = pool.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     let packed = packed
         .into_iter()
         .map(|(number, (section, segment))| Ok((number, (section, segment?))))
         .collect::<Result<BTreeMap<usize, (usize, Segment)>, Error>>()?;
-    let (tar, large) = outcome?;
-    for Large { known, from, to } in large {
+    let (tar, alone) = outcome?;
+    for Alone { known, from, to } in alone {
         let pieces: Vec<Segment> =
             packed.range(from..to).map(|(_, (_, segment))| *segment).collect();
         kept::keep_bytes(&known, &pieces, store)?;
@@ -289,8 +290,8 @@ fn damaged(begin: &[Segment], store: &Store) -> Error {
 
 /// What the threads share.
 struct Pool {
-    /// Pieces that may wait for a thread: two for each of the others, so that none waits while this one
-    /// is busy, and few lie in memory.
+    /// Bytes that may wait for a thread: two pieces for each of the others, so that none waits while this
+    /// one is busy, and few lie in memory.
     limit: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -300,10 +301,22 @@ struct Pool {
 #[derive(Default)]
 struct State {
     pieces: VecDeque<Piece>,
+    /// All of theirs.
+    bytes: usize,
     /// Whether no more pieces come.
     is_over: bool,
     /// By the pieces' numbers: whose it is, and what became of it.
     packed: BTreeMap<usize, (usize, Result<Segment, Error>)>,
+    /// Room of pieces that are packed, for others: new pages cost as much as copying into them.
+    free: Vec<Vec<u8>>,
+}
+
+impl State {
+    fn next(&mut self) -> Option<Piece> {
+        let piece = self.pieces.pop_front()?;
+        self.bytes -= piece.bytes.len();
+        Some(piece)
+    }
 }
 
 /// A piece of a section, and how many went before it.
@@ -334,14 +347,14 @@ impl Pool {
 
     /// A piece that waits for a thread.
     fn next(&self) -> Option<Piece> {
-        self.lock().pieces.pop_front()
+        self.lock().next()
     }
 
     /// The next piece; `None` if none comes any more.
     fn wait(&self) -> Option<Piece> {
         let mut state = self.lock();
         loop {
-            if let Some(piece) = state.pieces.pop_front() {
+            if let Some(piece) = state.next() {
                 return Some(piece);
             }
             if state.is_over {
@@ -351,21 +364,32 @@ impl Pool {
         }
     }
 
-    fn pack(&self, piece: &Piece, packer: &mut Packer, store: &Store) {
-        let Piece { number, section, bytes } = piece;
-        let segment = keep(bytes, packer, store).and_then(|(segment, packed)| {
-            self.member().put(*number, segment, packed, store)?;
+    fn pack(&self, piece: Piece, packer: &mut Packer, store: &Store) {
+        let Piece { number, section, mut bytes } = piece;
+        let segment = keep(&bytes, packer, store).and_then(|(segment, packed)| {
+            self.member().put(number, segment, packed, store)?;
             Ok(segment)
         });
-        self.lock().packed.insert(*number, (*section, segment));
+        let mut state = self.lock();
+        state.packed.insert(number, (section, segment));
+        if bytes.capacity() >= CUT {
+            bytes.clear();
+            state.free.push(bytes);
+        }
+    }
+
+    /// Room for a piece.
+    fn room(&self) -> Vec<u8> {
+        self.lock().free.pop().unwrap_or_else(|| Vec::with_capacity(CUT))
     }
 
     /// Leaves the piece to another thread; gives it back if enough wait already.
     fn hand_over(&self, piece: Piece) -> Option<Piece> {
         let mut state = self.lock();
-        if state.pieces.len() >= self.limit {
+        if state.bytes + piece.bytes.len() > self.limit {
             return Some(piece);
         }
+        state.bytes += piece.bytes.len();
         state.pieces.push_back(piece);
         self.changed.notify_one();
         None
@@ -384,11 +408,11 @@ struct Cutter<'a> {
     /// Of the piece that is not cut yet.
     number: usize,
     piece: Vec<u8>,
-    large: Vec<Large>,
+    alone: Vec<Alone>,
 }
 
-/// A file whose bytes are these pieces, for those who have it too.
-struct Large {
+/// Bytes that are these pieces, for those who have them too.
+struct Alone {
     known: Known,
     from: usize,
     to: usize,
@@ -397,8 +421,8 @@ struct Large {
 impl<'a> Cutter<'a> {
     fn new(pool: &'a Pool, store: &'a Store) -> Self {
         let (packer, unpacker) = (Packer::new(), Unpacker::new());
-        let (tar, piece, large) = (Hashed::new(io::sink()), Vec::with_capacity(CUT), Vec::new());
-        Self { pool, store, packer, unpacker, tar, section: 0, number: 0, piece, large }
+        let (tar, piece, alone) = (Hashed::new(io::sink()), pool.room(), Vec::new());
+        Self { pool, store, packer, unpacker, tar, section: 0, number: 0, piece, alone }
     }
 
     fn failed(&self, source: io::Error) -> Error {
@@ -421,7 +445,11 @@ impl<'a> Cutter<'a> {
         for (path, entry) in files(tree) {
             append(self, path, entry).map_err(|error| self.failed(error))?;
             if let Node::File(content) = &entry.node {
-                self.add_content(content)?;
+                if content.size() < LARGE {
+                    content.copy_to(self).map_err(|error| self.failed(error))?;
+                } else {
+                    self.add_alone(content)?;
+                }
                 pad(self, content.size()).map_err(|error| self.failed(error))?;
             }
         }
@@ -429,11 +457,8 @@ impl<'a> Cutter<'a> {
         Ok(())
     }
 
-    /// The bytes of a large file are pieces of their own, which another run may have made.
-    fn add_content(&mut self, content: &Content) -> Result<(), Error> {
-        if content.size() < LARGE {
-            return content.copy_to(self).map_err(|error| self.failed(error));
-        }
+    /// Bytes that are pieces of their own, which another run may have made.
+    fn add_alone(&mut self, content: &Content) -> Result<(), Error> {
         self.cut();
         let (known, from) = (content.known(), self.number);
         if let Some(segments) = kept::bytes(&known, self.store)? {
@@ -441,7 +466,7 @@ impl<'a> Cutter<'a> {
         }
         content.copy_to(self).map_err(|error| self.failed(error))?;
         self.cut();
-        self.large.push(Large { known, from, to: self.number });
+        self.alone.push(Alone { known, from, to: self.number });
         Ok(())
     }
 
@@ -451,11 +476,16 @@ impl<'a> Cutter<'a> {
             return;
         }
         let Self { number, section, .. } = *self;
-        let piece = Piece { number, section, bytes: take(&mut self.piece) };
-        if let Some(mut piece) = self.pool.hand_over(piece) {
-            self.pool.pack(&piece, &mut self.packer, self.store);
-            piece.bytes.clear();
-            self.piece = piece.bytes;
+        // Small ones, of which many may wait, take no more room than they need.
+        let is_small = self.piece.len() < CUT / 8;
+        let bytes = if is_small { self.piece.clone() } else { take(&mut self.piece) };
+        if let Some(piece) = self.pool.hand_over(Piece { number, section, bytes }) {
+            self.pool.pack(piece, &mut self.packer, self.store);
+        }
+        if is_small {
+            self.piece.clear();
+        } else {
+            self.piece = self.pool.room();
         }
         self.number += 1;
     }
