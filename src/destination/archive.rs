@@ -17,11 +17,14 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use super::{Error, OCI_LAYOUT, Written, blobs, descriptors, entries, for_each_blob};
-use super::{Writers, index_json, layout, parse_index_json};
+use super::frame::Frame;
+use super::{Blob, Error, OCI_LAYOUT, Writers, Written, blobs, descriptors, entries};
+use super::{for_each_blob, index_json, layout, parse_index_json};
 use crate::beside;
 use crate::image::validate::{self, Blobs, Problem, Valid};
 use crate::image::{Artifact, Image, MANIFEST_MAX};
@@ -63,28 +66,42 @@ pub fn only_image(artifact: &Artifact) -> Result<&Image, Error> {
     }
 }
 
-/// An archive that is whole and lies beside its place. Dropping it leaves nothing behind.
+/// An archive that is whole and lies beside its place, or in it. Dropping it leaves nothing behind.
 #[derive(Debug)]
 #[must_use = "an archive is in its place only after `publish`"]
 pub struct Prepared {
-    file: NamedTempFile,
+    file: Whole,
     written: Written,
 }
 
+#[derive(Debug)]
+enum Whole {
+    Beside(NamedTempFile),
+    /// What was there is what was to be written.
+    There(File),
+}
+
 impl Prepared {
-    /// Puts the archive in its place.
+    /// Puts the archive in its place. One that was there is as new as if it had been written.
     ///
     /// # Errors
     /// The disk said no. What was there stays then.
     pub fn publish(self) -> Result<Written, Error> {
         let Self { file, written } = self;
-        file.persist(&written.path).map_err(|e| Error::write(&written.path, e.error))?;
+        match file {
+            Whole::Beside(file) => {
+                file.persist(&written.path).map_err(|e| Error::write(&written.path, e.error))?;
+            }
+            Whole::There(file) => futimens(&file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)
+                .map_err(|e| Error::write(&written.path, e.into()))?,
+        }
         Ok(written)
     }
 }
 
 /// Writes `image` to a tar beside `path` under `names`, each of which needs a tag; at most `parallel`
-/// blobs are copied at once.
+/// blobs are copied at once. Nothing is written if the file at `path` has the same bytes, all of which are
+/// verified.
 ///
 /// # Errors
 /// A blob is missing or damaged in `store`, or the disk said no.
@@ -98,79 +115,74 @@ pub fn prepare(
     let failed = |e| Error::write(path, e);
     let index = index_json(&entries(&image.descriptor, names)?)?;
     let docker = to_canonical_vec(&[docker_entry(image, names)?])?;
+    let blobs = blobs(std::slice::from_ref(image), None)?;
+    let (frame, places) = frame(&blobs, &index, &docker).map_err(failed)?;
+    let digest = descriptor_digest(&image.descriptor).map_err(crate::image::Error::from)?;
+    let written = |bytes| Written { path: path.to_owned(), digest, bytes };
 
     let parent = beside::parent(path);
     fs::create_dir_all(parent).map_err(failed)?;
     beside::sweep(parent);
+    let place = |digest: &Digest| places.get(digest).copied().unwrap_or_default();
+    if let Some(file) = there(path, &frame) {
+        let wrong = for_each_blob(&blobs, parallel, None, |digest, blob| {
+            Ok(u64::from(!blob.lies_at(digest, store, (&file, place(digest)))?))
+        })?;
+        if wrong == 0 {
+            return Ok(Prepared { file: Whole::There(file), written: written(0) });
+        }
+    }
     let file = beside::file(path, 0o666).map_err(failed)?;
-
-    // Where everything will lie is known before anything is copied.
-    let blobs = blobs(std::slice::from_ref(image), None)?;
-    let mut frame = Frame { file: file.as_file(), end: 0 };
-    for folder in ["blobs/", BLOBS] {
-        frame.entry(folder, tar::EntryType::Directory, 0).map_err(failed)?;
-    }
-    let mut places = BTreeMap::new();
-    for (digest, blob) in &blobs {
-        let name = format!("{BLOBS}{}", digest.hex());
-        let place = frame.entry(&name, tar::EntryType::Regular, blob.size()).map_err(failed)?;
-        places.insert(*digest, place);
-    }
-    for (name, bytes) in
-        [("index.json", index.as_slice()), ("manifest.json", &docker), ("oci-layout", OCI_LAYOUT)]
-    {
-        let length = bytes.len() as u64;
-        let place = frame.entry(name, tar::EntryType::Regular, length).map_err(failed)?;
+    beside::reserve(file.as_file(), frame.length()).map_err(failed)?;
+    file.as_file().set_len(frame.length()).map_err(failed)?;
+    for (place, bytes) in frame.stretches() {
         file.as_file().write_all_at(bytes, place).map_err(failed)?;
     }
-    let bytes = frame.finish().map_err(failed)?;
     let writers = Writers::new(file.as_file());
     for_each_blob(&blobs, parallel, Some(&writers), |digest, blob| {
-        let place = places.get(digest).copied().unwrap_or_default();
-        blob.copy(digest, store, (path, place), |place, bytes| writers.put(place, bytes))?;
+        let to = (path, place(digest));
+        blob.copy(digest, store, to, |place, bytes| writers.put(place, bytes))?;
         Ok(blob.size())
     })?;
     writers.finish().map_err(failed)?;
-    let digest = descriptor_digest(&image.descriptor).map_err(crate::image::Error::from)?;
-    Ok(Prepared { file, written: Written { path: path.to_owned(), digest, bytes } })
+    Ok(Prepared { file: Whole::Beside(file), written: written(frame.length()) })
 }
 
-/// The tar without the contents of its entries. What is not written is zeros, as padding should be.
-struct Frame<'a> {
-    file: &'a File,
-    end: u64,
-}
-
-impl Frame<'_> {
-    /// Writes an entry's header; returns where its content belongs.
-    fn entry(&mut self, name: &str, kind: tar::EntryType, size: u64) -> io::Result<u64> {
-        let header = header(name, kind, size)?;
-        self.file.write_all_at(header.as_bytes(), self.end)?;
-        let place = self.end + header.as_bytes().len() as u64;
-        self.end = place + size.next_multiple_of(512);
-        Ok(place)
+/// The tar without its blobs, and where these belong.
+fn frame(
+    blobs: &BTreeMap<Digest, Blob<'_>>,
+    index: &[u8],
+    docker: &[u8],
+) -> io::Result<(Frame, BTreeMap<Digest, u64>)> {
+    let mut frame = Frame::default();
+    frame.folder("blobs/")?;
+    frame.folder(BLOBS)?;
+    let mut places = BTreeMap::new();
+    for (digest, blob) in blobs {
+        let name = format!("{BLOBS}{}", digest.hex());
+        places.insert(*digest, frame.gap(&name, blob.size())?);
     }
-
-    /// Ends the tar; returns its length in bytes.
-    fn finish(self) -> io::Result<u64> {
-        let length = self.end + 1024;
-        beside::reserve(self.file, length)?;
-        self.file.set_len(length)?;
-        Ok(length)
+    for (name, bytes) in
+        [("index.json", index), ("manifest.json", docker), ("oci-layout", OCI_LAYOUT)]
+    {
+        frame.document(name, bytes)?;
     }
+    frame.end();
+    Ok((frame, places))
 }
 
-fn header(name: &str, kind: tar::EntryType, size: u64) -> io::Result<tar::Header> {
-    let mut header = tar::Header::new_ustar();
-    header.set_path(name)?;
-    header.set_entry_type(kind);
-    header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    header.set_cksum();
-    Ok(header)
+/// The file at `path`, if it has that frame and could be written: its blobs may still be any bytes.
+fn there(path: &Path, frame: &Frame) -> Option<File> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() != frame.length() {
+        return None;
+    }
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).ok()?.into_file();
+    let is_right = frame.stretches().all(|(place, bytes)| {
+        let mut found = vec![0; bytes.len()];
+        file.read_exact_at(&mut found, place).is_ok() && found == bytes
+    });
+    is_right.then_some(file)
 }
 
 /// `RepoTags` are in the form that `docker save` writes: older readers show them as they stand.
@@ -305,8 +317,11 @@ impl Blobs for Archive {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use serde_json::{Value, json};
 
+    use super::super::frame::header;
     use super::super::tests::{names, stored};
     use super::*;
 
@@ -388,6 +403,51 @@ mod tests {
                 entry("docker.io/library/app:x", "x"),
             ])
         );
+    }
+
+    /// Which file it is, and when it was written.
+    fn state(path: &Path) -> (u64, std::time::SystemTime) {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.ino(), metadata.modified().unwrap())
+    }
+
+    #[test]
+    fn what_is_there_is_not_written_again_unless_a_byte_of_it_is_wrong() {
+        let (folder, store, image) = stored("linux/amd64");
+        let path = folder.path().join("a.tar");
+        let write = |names: &[&str]| {
+            let prepared = prepare(&image, &self::names(names), &store, &path, 2).unwrap();
+            prepared.publish().unwrap().bytes
+        };
+        let length = write(&["app:1"]);
+        let right = fs::read(&path).unwrap();
+        assert_eq!(length, right.len() as u64);
+        let old = std::time::SystemTime::UNIX_EPOCH;
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_modified(old).unwrap();
+        let (inode, _) = state(&path);
+        assert_eq!(write(&["app:1"]), 0);
+        assert!(state(&path).0 == inode && state(&path).1 > old);
+        assert_eq!(write(&["app:2"]), length);
+        assert_eq!(write(&["app:1"]), length);
+
+        // In headers, padding, documents and blobs, and at the end.
+        for place in (0..right.len()).step_by(97).chain([right.len() - 1]) {
+            let mut wrong = right.clone();
+            wrong[place] ^= 1;
+            fs::write(&path, wrong).unwrap();
+            assert_eq!(write(&["app:1"]), length, "{place}");
+            assert!(fs::read(&path).unwrap() == right, "{place}");
+        }
+        for wrong in [&right[..right.len() - 1], &[&right[..], &[0]].concat()] {
+            fs::write(&path, wrong).unwrap();
+            assert_eq!(write(&["app:1"]), length);
+        }
+        // A link is replaced, as ever: what it leads to is somebody else's.
+        let elsewhere = folder.path().join("elsewhere.tar");
+        fs::rename(&path, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert_eq!(write(&["app:1"]), length);
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
     }
 
     #[test]

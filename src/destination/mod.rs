@@ -3,10 +3,13 @@
 //! Files are written beside their place and renamed, so that nobody finds half of one. Every blob is
 //! hashed while it is copied, several at once: a damaged cache cannot reach a destination. The base's
 //! layers must be in the store before a layout or archive is written; whoever calls fetches them.
-//! Nothing waits for the disk: what a power failure damages is written again.
+//! Nothing waits for the disk: what a power failure damages is written again. What lies at a destination
+//! already, and is right, is not written again.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -22,6 +25,7 @@ use crate::world::{Work, World, on_thread, side_by_side};
 
 pub mod archive;
 pub mod error;
+mod frame;
 pub mod import;
 pub mod join;
 pub mod layout;
@@ -118,7 +122,10 @@ pub async fn write(
                     }
                 });
                 let done = Work::Write.time(&*world.progress, writing).await?;
-                written.push(format!("{} ({} bytes)", done.path.display(), done.bytes));
+                written.push(match done.bytes {
+                    0 => format!("{} (as it was)", done.path.display()),
+                    bytes => format!("{} ({bytes} bytes)", done.path.display()),
+                });
             }
         }
     }
@@ -132,7 +139,7 @@ pub struct Written {
     pub path: PathBuf,
     /// Of the manifest or index that the names stand for.
     pub digest: Digest,
-    /// Bytes that were written; blobs that a layout had already are not.
+    /// Bytes that were written; blobs that a layout had already are not, nor is an archive that was there.
     pub bytes: u64,
 }
 
@@ -219,6 +226,31 @@ impl Blob<'_> {
         // Removes it, so that the next run fetches or builds it again.
         store.verify(digest)?;
         Err(Error::Damaged { expected: *digest, expected_size: size, found, found_size })
+    }
+
+    /// Whether the blob's bytes are those of the file from `place` on.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn lies_at(
+        &self,
+        digest: &Digest,
+        store: &Store,
+        (file, place): (&File, u64),
+    ) -> Result<bool, Error> {
+        let (mut place, end) = (place, place + self.size());
+        let mut verifier = store.verifier(digest, self.size())?;
+        let mut piece = vec![0; PIECE];
+        while place < end {
+            let rest = usize::try_from(end - place).unwrap_or(PIECE);
+            let piece = &mut piece[..rest.min(PIECE)];
+            let read = file.read_exact_at(piece, place).and_then(|()| verifier.write_all(piece));
+            if read.is_err() {
+                return Ok(false);
+            }
+            place += piece.len() as u64;
+        }
+        Ok(verifier.finish()?)
     }
 }
 

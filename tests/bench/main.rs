@@ -7,7 +7,8 @@
 //!
 //! Every case starts its commands in turn, so that what disturbs the machine disturbs all of them, and
 //! takes medians. Peers that are missing are left out. The base is made from packages and served on
-//! loopback; wheels come from the package index, once. The tables go to standard output as Markdown,
+//! loopback; wheels come from the package index, once. Nothing lies where a command is going to write, unless
+//! its name says so: freeing what an older file took is no part of its work. The tables go to standard output as Markdown,
 //! and the times as a plot to `target/bench/results.svg`.
 //!
 //! Peers get the tree that we have to make first, and none of them starts the image: `assemble` alone
@@ -182,13 +183,12 @@ impl Scene {
         let scene =
             Self { place: place.to_owned(), assemble, cache, registry: registry.to_owned() };
         let ours = scene.ours("project");
-        for old in ["project", "pushed", "many", "large", "plain", "layout", "tree", "cells"] {
+        for old in ["project", "pushed", "many", "large", "plain", "layout", "tree"] {
             shell(&put_away(&[&at(old)]))?;
         }
         shell(&format!(
-            "mkdir -p {0} {1} && cp -r {2}/matrix {2}/layers {0}/",
+            "mkdir -p {0} && cp -r {1}/matrix {1}/layers {0}/",
             at("project"),
-            at("cells"),
             project.display(),
         ))?;
         // Pinned bases: a tag would be asked for in every run.
@@ -309,19 +309,25 @@ impl Scene {
         let (forget, restore) = (self.cache.restore(FETCHED), self.cache.restore(KNOWN));
         let unread = self.cache.restore_unread(FETCHED);
         let make = |name, cell: &str, flags: &str, before: &str| {
-            contender(name, format!("{ours} {cell} {flags} -o {}", at("out.tar")), before)
+            let before = format!("{} && {before}", remove(&at("out.tar")));
+            contender(name, format!("{ours} {cell} {flags} -o {}", at("out.tar")), &before)
         };
         let bound =
             format!("{} {} {}", std::env::current_exe()?.display(), measure::BOUND, at("tree.tar"));
         // The layer with the distributions is known, the one with the file is not.
         let plain = self.ours("plain");
         let plain = format!("{plain} {CELL} --no-check --timings -o {}", at("plain.tar"));
-        let nothing = "true";
+        let (nothing, first) = ("true", at("first.tar"));
         Ok(vec![
             Case {
                 name: "repeat → archive",
                 contenders: [
                     make("assemble", CELL, "--no-check", nothing),
+                    contender(
+                        "assemble, it is there",
+                        format!("{ours} {CELL} -o {first}"),
+                        nothing,
+                    ),
                     make("assemble, checked", CELL, "", nothing),
                 ]
                 .into_iter()
@@ -361,7 +367,11 @@ impl Scene {
                     Contender {
                         name: "assemble, a layer of a file",
                         lines: &LAYER,
-                        ..contender("", plain, &restore)
+                        ..contender(
+                            "",
+                            plain,
+                            &format!("{} && {restore}", remove(&at("plain.tar"))),
+                        )
                     },
                     contender("bound", bound, nothing),
                 ]
@@ -398,7 +408,9 @@ impl Scene {
     /// Registries, many cells, large layers.
     fn further_cases(&self) -> Vec<Case> {
         let nothing = "true";
+        let cells = self.at("cells");
         let unread = self.cache.restore_unread(FETCHED);
+        let unread = format!("{} && {unread}", remove(&self.at("large.tar")));
         vec![
             Case {
                 name: "push, nothing new",
@@ -412,8 +424,8 @@ impl Scene {
                 name: "50 cells, warm",
                 contenders: vec![contender(
                     "assemble",
-                    format!("{} -o {}", self.ours("many"), self.at("cells")),
-                    nothing,
+                    format!("{} -o {cells}", self.ours("many")),
+                    &format!("{} && mkdir {cells}", remove(&cells)),
                 )],
                 targets: Vec::new(),
             },
@@ -476,11 +488,11 @@ impl Scene {
         let layout = self.at("layout");
         let archive = self.at("skopeo.tar");
         peers(vec![
-            ("cp", format!("cp {from} {to}"), "true".to_owned()),
+            ("cp", format!("cp {from} {to}"), remove(&to)),
             (
                 "skopeo",
                 format!("skopeo copy -q oci:{layout} oci-archive:{archive}"),
-                format!("rm -f {archive}"),
+                remove(&archive),
             ),
         ])
     }
@@ -501,15 +513,15 @@ impl Scene {
         let old = [&containers, &format!("{containers}.run"), &self.at("buildah.tar")];
         let written =
             format!("{} && printf '%s' '{text}' > {script}", put_away(&old.map(String::as_str)));
+        let archive = self.at("crane.tar");
         let mut all = vec![
             (
                 "crane",
                 format!(
-                    "crane append --oci-empty-base -f {} -t x/y:z -o {}",
-                    self.at("tree.tar"),
-                    self.at("crane.tar")
+                    "crane append --oci-empty-base -f {} -t x/y:z -o {archive}",
+                    self.at("tree.tar")
                 ),
-                "true".to_owned(),
+                remove(&archive),
             ),
             (
                 "umoci",
@@ -555,6 +567,11 @@ fn peers(all: Vec<(&'static str, String, String)>) -> Vec<Contender> {
         })
         .map(|(name, command, before)| contender(name, command, &before))
         .collect()
+}
+
+/// A shell's words that delete what a command wrote, so that the next one gets the memory that it was in.
+fn remove(path: &str) -> String {
+    format!("rm -rf {path}")
 }
 
 fn shell(command: &str) -> Result<()> {
