@@ -486,12 +486,12 @@ fn keep(
 }
 
 fn url_of(file: &File, address: &Address) -> Result<Url, Error> {
-    address.url().ok_or_else(|| Error::Address { file_name: file.file_name.clone() })
+    address.url(&file.file_name).ok_or_else(|| Error::Address { file_name: file.file_name.clone() })
 }
 
 fn memo_key(file: &File) -> String {
     match &file.location {
-        Location::Remote(Address(text)) => text.to_string(),
+        Location::Remote(address) => address.text(&file.file_name),
         Location::Local(path) => path.to_string_lossy().into_owned(),
     }
 }

@@ -82,26 +82,37 @@ pub enum Location {
 }
 
 /// An address as text: of the thousands on a page few are asked, and a [`Url`] is six times as large
-/// beside its text. Its `Debug` shows no credentials and no query.
+/// beside its text. Nor is the file's name in it, if it ends with that: then it ends with a slash. Its
+/// `Debug` shows no credentials and no query.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address(Box<str>);
 
 impl Address {
-    /// The address; `None` never, since it was one.
-    pub fn url(&self) -> Option<Url> {
-        Url::parse(&self.0).ok()
+    /// Where a file of that name lies.
+    pub fn new(url: &Url, file_name: &str) -> Self {
+        let text = url.as_str();
+        Self(match text.strip_suffix(file_name) {
+            Some(folder) if folder.ends_with('/') => folder.into(),
+            // No server sees what is behind it.
+            _ if text.ends_with('/') => format!("{text}#").into(),
+            _ => text.into(),
+        })
     }
-}
 
-impl From<Url> for Address {
-    fn from(url: Url) -> Self {
-        Self(String::from(url).into())
+    /// The address of the file that it was made for; `None` never, since it was one.
+    pub fn url(&self, file_name: &str) -> Option<Url> {
+        Url::parse(&self.text(file_name)).ok()
+    }
+
+    fn text(&self, file_name: &str) -> String {
+        let name = if self.0.ends_with('/') { file_name } else { "" };
+        format!("{}{name}", self.0)
     }
 }
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.url().map(|url| transfer::redact(&url));
+        let shown = self.url("").map(|url| transfer::redact(&url));
         fmt::Debug::fmt(&shown.unwrap_or_default(), f)
     }
 }

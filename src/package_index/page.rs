@@ -11,7 +11,7 @@ use pep508_rs::PackageName;
 use serde::Deserialize;
 use url::Url;
 
-use super::{File, FileKind, Location, Project};
+use super::{Address, File, FileKind, Location, Project};
 use crate::oci::Digest;
 use crate::python::{WheelFilename, WheelTags, metadata};
 
@@ -151,9 +151,9 @@ fn file(
     };
     let digest = |hex: Cow<'_, str>| Digest::from_hex(&hex.to_ascii_lowercase()).ok();
     let file = File {
-        file_name: entry.file_name.into_owned(),
         kind,
-        location: Location::Remote(url.into()),
+        location: Location::Remote(Address::new(&url, &entry.file_name)),
+        file_name: entry.file_name.into_owned(),
         size: entry.size,
         sha256: entry.sha256.and_then(digest),
         requires_python,
@@ -355,7 +355,7 @@ mod tests {
                 let Location::Remote(address) = &file.location else {
                     panic!("remote");
                 };
-                let url = address.url().unwrap();
+                let url = address.url(&file.file_name).unwrap();
                 lines.push(format!(
                     "{version} {} {} {url} size={:?} sha={} py={} up={} yanked={:?} meta={:?}",
                     file.file_name,
@@ -445,6 +445,26 @@ mod tests {
             assert_eq!(error.to_string(), message);
         }
         assert!(page("foo", "text/html", "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn addresses_are_what_they_were_however_they_end() {
+        for (text, is_cut) in [
+            ("https://files.example/a/b/foo-1.0.tar.gz", true),
+            ("https://files.example/foo-1.0.tar.gz", true),
+            ("https://files.example/get?name=foo-1.0.tar.gz", false),
+            ("https://files.example/other-foo-1.0.tar.gz", false),
+            ("https://files.example/foo-1.0.tar.gz?token=a", false),
+        ] {
+            let url = Url::parse(text).unwrap();
+            let address = Address::new(&url, "foo-1.0.tar.gz");
+            assert_eq!(address.url("foo-1.0.tar.gz").unwrap(), url);
+            assert_eq!(address.url("x").unwrap() != url, is_cut, "{text}");
+        }
+        let folder = Url::parse("https://files.example/foo/?from=a/").unwrap();
+        let mut url = Address::new(&folder, "foo-1.0.tar.gz").url("x").unwrap();
+        url.set_fragment(None);
+        assert_eq!(url, folder);
     }
 
     #[test]

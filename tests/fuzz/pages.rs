@@ -24,7 +24,7 @@ pub(super) fn page(bytes: &[u8]) {
                 let Location::Remote(address) = &file.location else {
                     panic!("a page names a file of this machine: {file:?}");
                 };
-                let address = address.url().unwrap();
+                let address = address.url(&file.file_name).unwrap();
                 assert!(matches!(address.scheme(), "http" | "https"), "{address}");
                 assert!(!file.file_name.is_empty(), "{file:?}");
             }

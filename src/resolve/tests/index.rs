@@ -22,7 +22,7 @@ use pep440_rs::Version;
 use pep508_rs::{PackageName, Requirement};
 
 use crate::oci::Digest;
-use crate::package_index::{Error, File, FileKind, Location, Project, SdistSource};
+use crate::package_index::{Address, Error, File, FileKind, Location, Project, SdistSource};
 use crate::python::{CoreMetadata, Target, WheelFilename};
 use crate::recipe::lock::Distribution;
 use crate::resolve::compiler::compiler_from;
@@ -60,9 +60,10 @@ impl Index {
             let mut file = File {
                 file_name: file_name.to_owned(),
                 kind,
-                location: Location::Remote(
-                    url::Url::parse(&format!("https://files.invalid/{file_name}")).unwrap().into(),
-                ),
+                location: Location::Remote(Address::new(
+                    &url::Url::parse(&format!("https://files.invalid/{file_name}")).unwrap(),
+                    file_name,
+                )),
                 size: Some(file_name.len() as u64),
                 sha256: Some(Digest::of(file_name.as_bytes())),
                 requires_python: None,
