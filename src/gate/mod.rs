@@ -108,7 +108,8 @@ pub async fn check(
         base: base.reference.to_string(),
         found,
     })?;
-    let report = judge(&ours?, &below, &system, (target, cell.overridden), with_files)?;
+    let report =
+        judge(&ours?, &below, &system, (target, cell.overridden), (with_files, world.parallel))?;
     if let Ok(record) = serde_json::to_vec(&report) {
         world.store.put_record(VERDICTS, &key, &record)?;
     }
@@ -146,7 +147,7 @@ fn judge(
     below: &Inventory,
     base: &System,
     (target, overridden): (&Target, &BTreeSet<PackageName>),
-    with_files: bool,
+    (with_files, parallel): (bool, usize),
 ) -> Result<Report, Error> {
     let stack = Stack::of(ours, below);
     let (verdict, rest) = thread::scope(|scope| {
@@ -154,7 +155,7 @@ fn judge(
             with_files
                 .then(|| (files::check(&stack), requirements::check(&stack, target, overridden)))
         });
-        let verdict = abi::check(&stack, target);
+        let verdict = abi::check(&stack, target, parallel);
         (verdict, rest.join().unwrap_or_else(|panic| resume_unwind(panic)))
     });
     if !verdict.findings.is_empty() {
@@ -217,7 +218,7 @@ pub async fn check_image(
     }
     let target = Target::new(python, &system::os_of(&below), platform)?;
     let system = System::of(&below, &target);
-    judge(&ours, &below, &system, (&target, overridden), true)
+    judge(&ours, &below, &system, (&target, overridden), (true, world.parallel))
 }
 
 async fn read(layers: Vec<Outline>, world: &World) -> Result<Inventory, Error> {

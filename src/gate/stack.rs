@@ -1,5 +1,8 @@
 //! Our layers on their base (pure): what every check looks at.
 
+use std::panic::resume_unwind;
+use std::thread;
+
 use super::inventory::Inventory;
 use super::owners::Owners;
 
@@ -19,6 +22,10 @@ pub struct Stack<'a> {
 impl<'a> Stack<'a> {
     /// Puts `ours` on top of `below`.
     pub fn of(ours: &'a Inventory, below: &'a Inventory) -> Self {
-        Self { ours, below, all: ours.over(below), owners: Owners::of(ours) }
+        let (all, owners) = thread::scope(|scope| {
+            let owners = scope.spawn(|| Owners::of(ours));
+            (ours.over(below), owners.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        Self { ours, below, all, owners }
     }
 }

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 
 use super::elf::Elf;
 use super::error::Finding;
-use super::inventory::{Inventory, Node};
+use super::inventory::{File, Inventory, Node};
 use super::stack::Stack;
 use crate::python::target::{Libc, Target};
+use crate::world::side_by_side;
 
 mod symbols;
+
+use symbols::Scope;
 
 /// Where loaders look when a file says nothing: musl's default, then glibc's with Debian's folders.
 const FOLDERS: [&str; 4] = ["/lib", "/usr/local/lib", "/usr/lib", "/lib64"];
@@ -22,38 +25,25 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
 }
 
-/// Looks at every ELF file of our layers as the loader of `target` would.
-pub fn check(stack: &Stack<'_>, target: &Target) -> Verdict {
+/// Looks at every ELF file of our layers as the loader of `target` would, on at most `parallel` threads.
+pub fn check(stack: &Stack<'_>, target: &Target, parallel: usize) -> Verdict {
     let suffixes = Suffixes::of(stack.below, target);
     let look = Look { stack, target };
     let interpreter = look.interpreter();
+    let is_elf = |(_, file): &(&str, &File)| file.elf.is_some() || file.damage.is_some();
+    let files: Vec<(&str, &File)> = stack.ours.files().filter(is_elf).collect();
+    let problems = side_by_side(files.len(), parallel, |number| {
+        let (path, file) = files[number];
+        look.problems(path, file, (&suffixes, &interpreter))
+    });
     let mut verdict = Verdict::default();
-    for (path, file) in stack.ours.files() {
-        let mut find = |problem: String| {
-            verdict.findings.push(Finding {
-                owner: stack.owners.owner(path),
-                path: format!("/{path}"),
-                problem,
-            });
-        };
-        if let Some(damage) = &file.damage {
-            find(format!("is a damaged ELF file: {damage}"));
-            continue;
-        }
-        let Some(elf) = &file.elf else { continue };
-        verdict.files += 1;
-        if let Some(problem) = other_machine(elf, target) {
-            // All else would follow from it.
-            find(problem);
-            continue;
-        }
-        if let Some(problem) = suffixes.problem(path, stack.ours) {
-            find(problem);
-        }
-        look.loads(path, elf, &mut find);
-        if let Some(problem) = look.missing_symbols(path, elf, &interpreter) {
-            find(problem);
-        }
+    for ((path, file), problems) in files.into_iter().zip(problems) {
+        verdict.files += usize::from(file.damage.is_none());
+        verdict.findings.extend(problems.into_iter().map(|problem| Finding {
+            owner: stack.owners.owner(path),
+            path: format!("/{path}"),
+            problem,
+        }));
     }
     verdict.findings.sort();
     verdict
@@ -133,6 +123,28 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
+    /// What keeps an ELF file from being used.
+    fn problems(
+        &self,
+        path: &str,
+        file: &'a File,
+        (suffixes, interpreter): (&Suffixes, &Scope<'a>),
+    ) -> Vec<String> {
+        if let Some(damage) = &file.damage {
+            return vec![format!("is a damaged ELF file: {damage}")];
+        }
+        let Some(elf) = &file.elf else { return Vec::new() };
+        if let Some(problem) = other_machine(elf, self.target) {
+            // All else would follow from it.
+            return vec![problem];
+        }
+        let mut problems = Vec::new();
+        problems.extend(suffixes.problem(path, self.stack.ours));
+        self.loads(path, elf, &mut |problem| problems.push(problem));
+        problems.extend(self.missing_symbols(path, elf, interpreter));
+        problems
+    }
+
     /// Reports what keeps the file from being loaded, apart from symbols.
     fn loads(&self, path: &str, elf: &Elf, find: &mut impl FnMut(String)) {
         let family = Family::of_target(self.target.libc);

@@ -11,7 +11,7 @@ use crate::gate::names::Names;
 const MOST_NAMED: usize = 3;
 
 /// Files that bring symbols, with all that they load; `None` if not all of them can be looked into.
-type Scope<'a> = Option<Vec<&'a Names>>;
+pub(super) type Scope<'a> = Option<Vec<&'a Names>>;
 
 impl<'a> Look<'a> {
     /// What is in the process that imports modules, before it does: the base's Python with its

@@ -13,7 +13,7 @@ fn node(path: &str, bytes: &[u8]) -> (String, Node) {
 }
 
 fn check(ours: &Inventory, base: &Inventory, target: &Target) -> Verdict {
-    super::check(&Stack::of(ours, base), target)
+    super::check(&Stack::of(ours, base), target, 2)
 }
 
 fn target(os: &str, platform: &str) -> Target {
