@@ -95,12 +95,22 @@ fn project_of(project: &PackageName, page: Entries<'_>, url: &Url) -> Project {
         }
     }
     for files in versions.values_mut() {
+        if files.iter().any(|file| matches!(&file.kind, FileKind::Wheel(tags) if !is_foreign(tags)))
+        {
+            files.retain(|file| !matches!(&file.kind, FileKind::Wheel(tags) if is_foreign(tags)));
+        }
         files.shrink_to_fit();
         // Stable: of two files with one name the page's first stays.
         files.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         files.dedup_by(|later, first| later.file_name == first.file_name);
     }
     Project { versions }
+}
+
+/// Whether the wheel is for systems that no image is for: a third of what large pages list. They say what
+/// an sdist requires, where no other wheel does.
+fn is_foreign(tags: &WheelTags) -> bool {
+    tags.platform.split('.').all(|tag| ["win", "macosx_"].iter().any(|own| tag.starts_with(own)))
 }
 
 /// What many files of a page have in common is in memory once: a page of thousands of files has a
@@ -445,6 +455,27 @@ mod tests {
             assert_eq!(error.to_string(), message);
         }
         assert!(page("foo", "text/html", "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn wheels_for_other_systems_are_left_out_where_there_are_others() {
+        let body = |names: &[&str]| -> String {
+            names.iter().flat_map(|name| ["<a href='", name, "'>x</a>"]).collect()
+        };
+        let (mac, windows) =
+            ("foo-1-cp313-cp313-macosx_11_0_arm64.whl", "foo-1-py3-none-win32.whl");
+        let (sdist, any) = ("foo-1.tar.gz", "foo-1-py3-none-any.whl");
+        let linux = "foo-1-cp313-cp313-musllinux_1_2_x86_64.whl";
+        for (listed, left) in [
+            (vec![mac, windows], vec![mac, windows]),
+            (vec![mac, windows, sdist], vec![mac, windows, sdist]),
+            (vec![linux, mac, windows, sdist], vec![linux, sdist]),
+            (vec![mac, any], vec![any]),
+        ] {
+            let lines = page("foo", "text/html", &body(&listed)).unwrap();
+            assert_eq!(lines.len(), left.len(), "{lines:?}");
+            assert!(lines.iter().zip(left).all(|(line, name)| line.contains(name)), "{lines:?}");
+        }
     }
 
     #[test]

@@ -334,7 +334,8 @@ impl Candidates {
         }
     }
 
-    /// The wheels of the version for whatever platform; those most like the goal's target first.
+    /// The wheels of the version for whatever platform; those most like the goal's target first. The system
+    /// counts more than the Python: what some were built with for Windows only is in those.
     pub(super) fn foreign_wheels(&self, goal: &Goal, version: &Version) -> Vec<&File> {
         let (major, minor, _) = goal.target.python;
         let own = [format!("cp{major}{minor}"), format!("py{major}"), format!("py{major}{minor}")];
@@ -342,7 +343,7 @@ impl Candidates {
             let python = wheel.python.split('.').any(|tag| own.iter().any(|o| o == tag))
                 || wheel.abi.split('.').any(|tag| tag == "abi3");
             let platform = |part: &str| wheel.platform.contains(part);
-            (python, platform("linux"), platform(goal.target.machine()))
+            (platform("linux"), python, platform(goal.target.machine()))
         };
         let files = self.project.versions.get(version).into_iter().flatten();
         let mut wheels: Vec<_> = files
