@@ -228,15 +228,15 @@ impl Blob<'_> {
         Err(Error::Damaged { expected: *digest, expected_size: size, found, found_size })
     }
 
-    /// Whether the blob's bytes are those of the file from `place` on.
+    /// Whether the blob's bytes are those of the file from `place` on, whatever is behind them.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The file, which is at `path`, or the store cannot be read.
     fn lies_at(
         &self,
         digest: &Digest,
         store: &Store,
-        (file, place): (&File, u64),
+        (file, path, place): (&File, &Path, u64),
     ) -> Result<bool, Error> {
         let (mut place, end) = (place, place + self.size());
         let mut verifier = store.verifier(digest, self.size())?;
@@ -244,9 +244,9 @@ impl Blob<'_> {
         while place < end {
             let rest = usize::try_from(end - place).unwrap_or(PIECE);
             let piece = &mut piece[..rest.min(PIECE)];
-            let read = file.read_exact_at(piece, place).and_then(|()| verifier.write_all(piece));
-            if read.is_err() {
-                return Ok(false);
+            match file.read_exact_at(piece, place).and_then(|()| verifier.write_all(piece)) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                read => read.map_err(|e| Error::read(path, e))?,
             }
             place += piece.len() as u64;
         }
