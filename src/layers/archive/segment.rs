@@ -136,7 +136,7 @@ impl io::Read for Unpacked<'_> {
 pub(in crate::layers) enum Section<'a> {
     /// An earlier run did it.
     Kept(Vec<Segment>),
-    /// Tar entries, in segments of their own, which are kept.
+    /// Tar entries that no earlier run compressed, to be segments of their own, which are kept.
     Entries(Content),
     /// Files and symbolic links that can be read until the layer is there.
     Files(Arc<Tree>),
@@ -239,7 +239,7 @@ pub(super) fn compress(
                     }
                 }
                 Section::Entries(_) | Section::Files(_) | Section::Later(_) if passed.is_err() => {}
-                Section::Entries(tar) => cutter.add_alone(&tar)?,
+                Section::Entries(tar) => cutter.add_new(&tar)?,
                 Section::Files(tree) => cutter.add(&tree)?,
                 Section::Later(tree) => cutter.add(&tree()?)?,
             }
@@ -301,22 +301,12 @@ struct Pool {
 #[derive(Default)]
 struct State {
     pieces: VecDeque<Piece>,
-    /// All of theirs.
-    bytes: usize,
     /// Whether no more pieces come.
     is_over: bool,
     /// By the pieces' numbers: whose it is, and what became of it.
     packed: BTreeMap<usize, (usize, Result<Segment, Error>)>,
     /// Room of pieces that are packed, for others: new pages cost as much as copying into them.
     free: Vec<Vec<u8>>,
-}
-
-impl State {
-    fn next(&mut self) -> Option<Piece> {
-        let piece = self.pieces.pop_front()?;
-        self.bytes -= piece.bytes.len();
-        Some(piece)
-    }
 }
 
 /// A piece of a section, and how many went before it.
@@ -347,14 +337,14 @@ impl Pool {
 
     /// A piece that waits for a thread.
     fn next(&self) -> Option<Piece> {
-        self.lock().next()
+        self.lock().pieces.pop_front()
     }
 
     /// The next piece; `None` if none comes any more.
     fn wait(&self) -> Option<Piece> {
         let mut state = self.lock();
         loop {
-            if let Some(piece) = state.next() {
+            if let Some(piece) = state.pieces.pop_front() {
                 return Some(piece);
             }
             if state.is_over {
@@ -386,10 +376,10 @@ impl Pool {
     /// Leaves the piece to another thread; gives it back if enough wait already.
     fn hand_over(&self, piece: Piece) -> Option<Piece> {
         let mut state = self.lock();
-        if state.bytes + piece.bytes.len() > self.limit {
+        let waiting: usize = state.pieces.iter().map(|piece| piece.bytes.len()).sum();
+        if waiting + piece.bytes.len() > self.limit {
             return Some(piece);
         }
-        state.bytes += piece.bytes.len();
         state.pieces.push_back(piece);
         self.changed.notify_one();
         None
@@ -459,11 +449,19 @@ impl<'a> Cutter<'a> {
 
     /// Bytes that are pieces of their own, which another run may have made.
     fn add_alone(&mut self, content: &Content) -> Result<(), Error> {
+        match kept::bytes(&content.known(), self.store)? {
+            Some(segments) => {
+                self.cut();
+                segments.into_iter().try_for_each(|segment| self.pass(segment))
+            }
+            None => self.add_new(content),
+        }
+    }
+
+    /// The same, which no other run has made.
+    fn add_new(&mut self, content: &Content) -> Result<(), Error> {
         self.cut();
         let (known, from) = (content.known(), self.number);
-        if let Some(segments) = kept::bytes(&known, self.store)? {
-            return segments.into_iter().try_for_each(|segment| self.pass(segment));
-        }
         content.copy_to(self).map_err(|error| self.failed(error))?;
         self.cut();
         self.alone.push(Alone { known, from, to: self.number });
