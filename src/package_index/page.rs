@@ -95,9 +95,8 @@ fn project_of(project: &PackageName, page: Entries<'_>, url: &Url) -> Project {
         }
     }
     for files in versions.values_mut() {
-        if files.iter().any(|file| matches!(&file.kind, FileKind::Wheel(tags) if !is_foreign(tags)))
-        {
-            files.retain(|file| !matches!(&file.kind, FileKind::Wheel(tags) if is_foreign(tags)));
+        if files.iter().any(|file| is_foreign(file) == Some(false)) {
+            files.retain(|file| is_foreign(file) != Some(true));
         }
         files.shrink_to_fit();
         // Stable: of two files with one name the page's first stays.
@@ -107,10 +106,12 @@ fn project_of(project: &PackageName, page: Entries<'_>, url: &Url) -> Project {
     Project { versions }
 }
 
-/// Whether the wheel is for systems that no image is for: a third of what large pages list. They say what
-/// an sdist requires, where no other wheel does.
-fn is_foreign(tags: &WheelTags) -> bool {
-    tags.platform.split('.').all(|tag| ["win", "macosx_"].iter().any(|own| tag.starts_with(own)))
+/// Whether a wheel is for systems that no image is for, as a third of those on large pages: they say what an
+/// sdist requires, where no other wheel does. `None` for an sdist.
+fn is_foreign(file: &File) -> Option<bool> {
+    let FileKind::Wheel(tags) = &file.kind else { return None };
+    let is_foreign = |tag: &str| ["win", "macosx_"].iter().any(|system| tag.starts_with(system));
+    Some(tags.platform.split('.').all(is_foreign))
 }
 
 /// What many files of a page have in common is in memory once: a page of thousands of files has a

@@ -7,9 +7,9 @@
 //!
 //! Every case starts its commands in turn, so that what disturbs the machine disturbs all of them, and
 //! takes medians. Peers that are missing are left out. The base is made from packages and served on
-//! loopback; wheels come from the package index, once. Nothing lies where a command is going to write, unless
-//! its name says so: freeing what an older file took is no part of its work. The tables go to standard output as Markdown,
-//! and the times as a plot to `target/bench/results.svg`.
+//! loopback; wheels come from the package index, once. Nothing lies where a command is going to write,
+//! unless its name says so: freeing what an older file took is no part of its work. The tables go to
+//! standard output as Markdown, and the times as a plot to `target/bench/results.svg`.
 //!
 //! Peers get the tree that we have to make first, and none of them starts the image: `assemble` alone
 //! leaves that out too (`--no-check`), `assemble, checked` does not. What the base's Python compiled
