@@ -63,12 +63,12 @@ impl Content {
     }
 
     /// Entry `index` of a wheel, which says that it has `size` bytes; they are read now, to be hashed, and
-    /// each time they are used. If it is a shared object and `aside` is a place for that, then also what
-    /// is left of it without what only debuggers read, if there was something of that; all of it is in
-    /// memory meanwhile.
+    /// wait `aside` if there is room there, else they are unpacked each time they are used. If it is a shared object
+    /// and that is wanted of it, then also what is left of it without what only debuggers read, if there was
+    /// something of that; all of it is in memory meanwhile.
     ///
     /// # Errors
-    /// It cannot be unpacked, or what is left cannot be written.
+    /// It cannot be unpacked, or what is to wait cannot be written.
     pub(super) fn of_member(
         (wheel, archive, index): (&At, &ZipArchive<At>, usize),
         size: u64,
@@ -86,26 +86,28 @@ impl Content {
         let mut head = Head::default();
         member.copy_to(&mut head)?;
         let content = head.finish(Source::Member(member));
-        if aside.is_some() && content.starts_with(&ELFMAG) {
+        if aside.is_some_and(|aside| aside.strips) && content.starts_with(&ELFMAG) {
             let bytes = content.read()?;
             return content.aside(&bytes, aside);
         }
         Ok((content, None))
     }
 
-    /// These are its bytes. If they are a shared object's, they need not be unpacked again: either they, or
-    /// what is left when they are stripped, come from `aside`.
+    /// These are its bytes, which need not be unpacked again: they, or what is left when they are stripped,
+    /// come from `aside`.
     fn aside(self, bytes: &[u8], aside: Option<&Aside<'_>>) -> io::Result<(Self, Option<Self>)> {
-        let Some(aside) = aside.filter(|_| self.starts_with(&ELFMAG)) else {
-            return Ok((self, None));
-        };
-        match strip(bytes) {
-            Some(stripped) => {
-                let stripped = Self::of_bytes(&stripped, aside.put(&stripped)?);
-                Ok((self, Some(stripped)))
-            }
-            None => Ok((Self { source: aside.put(bytes)?, ..self }, None)),
+        let Some(aside) = aside else { return Ok((self, None)) };
+        if aside.strips
+            && self.starts_with(&ELFMAG)
+            && let Some(stripped) = strip(bytes)
+        {
+            let source = aside.put(&stripped)?;
+            return Ok((self, Some(Self::of_bytes(&stripped, source))));
         }
+        if !aside.has_room(bytes.len() as u64) {
+            return Ok((self, None));
+        }
+        Ok((Self { source: aside.put(bytes)?, ..self }, None))
     }
 
     /// The bytes from `place` on of a file that does not change: so many, with that digest and that CRC-32,
@@ -262,18 +264,29 @@ impl Write for Head {
     }
 }
 
-/// A file without a name, for bytes that were made and are used again, so that they are not in
+/// Bytes of one wheel that wait aside: writing and reading them takes a third of the time that unpacking them
+/// again takes, but a wheel may have gigabytes.
+const MOST_ASIDE: u64 = 64 << 20;
+
+/// A file without a name, for what was unpacked or made and is used again, so that it is not in
 /// memory meanwhile.
 #[derive(Debug)]
 pub(super) struct Aside<'a> {
     store: &'a Store,
+    /// Whether shared objects are stripped.
+    strips: bool,
     file: Mutex<Option<At>>,
 }
 
 impl<'a> Aside<'a> {
     /// Makes no file yet.
-    pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, file: Mutex::new(None) }
+    pub(super) fn new(store: &'a Store, strips: bool) -> Self {
+        Self { store, strips, file: Mutex::new(None) }
+    }
+
+    fn has_room(&self, size: u64) -> bool {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().map_or(0, At::size) + size <= MOST_ASIDE
     }
 
     fn put(&self, bytes: &[u8]) -> io::Result<Source> {
@@ -318,7 +331,7 @@ mod tests {
     fn what_waits_aside_is_read_when_it_is_used_and_must_be_what_it_was() {
         let folder = tempfile::TempDir::new().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let aside = Aside::new(&store);
+        let aside = Aside::new(&store, false);
         let parts = [&b"one"[..], b"", b"three"].map(|bytes| {
             let source = aside.put(bytes).unwrap();
             (bytes, Content { source, ..bytes.into() })

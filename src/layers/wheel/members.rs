@@ -33,7 +33,7 @@ const DIRECTORY: u32 = 0o040_000;
 /// A file of a wheel.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
-    /// Unpacked each time it is read.
+    /// As it is in the wheel.
     pub(super) content: Content,
     /// A shared object without what only debuggers read, if it has something of it and that was wanted.
     pub(super) stripped: Option<Content>,
@@ -43,7 +43,7 @@ pub(super) struct Member {
 
 /// The files of the wheel by name, in byte order; folders are left out, they follow from the names.
 /// Names are relative, normalised paths with `/`, and none of them is a whiteout.
-/// They are unpacked on at most `parallel` threads. With a place `aside`, shared objects are stripped.
+/// They are unpacked on at most `parallel` threads, and wait `aside` if that is somewhere.
 pub(super) fn read(
     wheel: File,
     aside: Option<&Aside<'_>>,

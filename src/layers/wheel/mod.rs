@@ -146,8 +146,8 @@ fn lay_out_files(
     (treatment, rules): (&Treatment, &[&GlobSet]),
     (store, parallel): (&Store, usize),
 ) -> Result<LaidOut, WheelProblem> {
-    let aside = Aside::new(store);
-    let members = members::read(file, treatment.strip.then_some(&aside), parallel)?;
+    let aside = Aside::new(store, treatment.strip);
+    let members = members::read(file, Some(&aside), parallel)?;
     // Steps 1.a and 1.b: WHEEL and its version. All of RECORD is checked before anything is placed.
     let info = DistInfo::read(wheel, &members)?;
     // Step 1.c: Root-Is-Purelib decides where the root goes.

@@ -182,6 +182,28 @@ fn deflated_entries_are_unpacked() {
 }
 
 #[test]
+fn what_finds_no_room_aside_is_unpacked_when_it_is_used() {
+    // 72 MiB, in pieces that are unpacked at once.
+    let data = |number: u8| -> Vec<u8> {
+        (0..4_u32 << 20).map(|n| (n / 64 % 251) as u8 ^ number).collect()
+    };
+    let mut wheel = Wheel::demo();
+    for number in 0..18 {
+        let name = format!("demo/{number}");
+        wheel = wheel.with(&name, &data(number)).but(&name, |entry| entry.deflate = true);
+    }
+    let (tree, _) = wheel.install(&[]).unwrap();
+    let is_part = |number: u8| {
+        let path = ContainerPath::parse(&format!("{SITE}/demo/{number}")).unwrap();
+        let Node::File(content) = &tree.get(&path).unwrap().node else { panic!("{path}") };
+        assert!(content.read().unwrap() == data(number));
+        content.part().is_some()
+    };
+    let waiting = (0..18).filter(|number| is_part(*number)).count();
+    assert_eq!(waiting, 16);
+}
+
+#[test]
 fn repairs_are_in_the_record() {
     use crate::recipe::python::{Launcher, Replacement, When};
     let replacement = |count| Replacement {
