@@ -174,10 +174,13 @@ impl<'a> Context<'a> {
         let mut missing: Vec<usize> = (0..wheels.len()).filter(|n| kept[*n].1.is_none()).collect();
         // The largest first: nobody waits for a large one that was begun last.
         missing.sort_by_cached_key(|number| Reverse(stored_size(&wheels[*number], self.store)));
-        // Few wheels leave threads for what is in them.
-        let inside = parallel / missing.len().max(1);
+        let all: u64 = missing.iter().map(|n| stored_size(&wheels[*n], self.store)).sum();
         let results = side_by_side(missing.len(), parallel, |position| {
-            let (files, installed) = self.install(&wheels[missing[position]], inside)?;
+            let wheel = &wheels[missing[position]];
+            // One with most of the bytes would be the only one in the end.
+            let share = stored_size(wheel, self.store) * parallel as u64;
+            let inside = usize::try_from(share.div_ceil(all.max(1))).unwrap_or(1);
+            let (files, installed) = self.install(wheel, inside)?;
             let listing = files.known();
             Ok((listing, installed, (position < MOST_OPEN).then_some(files)))
         });

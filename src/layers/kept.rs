@@ -16,7 +16,7 @@ use crate::recipe::python::{Launcher, Replacement};
 use crate::store::{self, Store};
 
 /// Raised whenever the same inputs would make other bytes: the golden tests of this room say when.
-const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), " layers 4");
+const FORMAT: &str = concat!(env!("CARGO_PKG_VERSION"), " layers 5");
 
 const DISTRIBUTIONS: &str = "distributions";
 const PARTS: &str = "parts";

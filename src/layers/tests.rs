@@ -182,6 +182,35 @@ fn what_was_asked_for_comes_last_and_what_is_before_it_is_hashed_once() {
 }
 
 #[test]
+fn a_layer_begins_with_what_stands_before_the_first_change() {
+    let (_folder, store) = store();
+    let sized = |name: &str, size: u32, seed: u8| {
+        let bytes: Vec<u8> = (0..size).map(|n| (n / 5 % 251) as u8 ^ seed).collect();
+        WheelFile { requested: false, ..wheel(&store, name, &[(&format!("{name}/m"), &bytes)]) }
+    };
+    let wheels = |seeds: [u8; 4]| {
+        [
+            sized("d", 3 << 20, seeds[0]),
+            sized("c", 5 << 19, seeds[1]),
+            sized("b", 1 << 20, seeds[2]),
+            WheelFile { requested: true, ..sized("a", 9, seeds[3]) },
+        ]
+    };
+    let folder = store.root().join("keyed/begins");
+    let begins = || fs_err::read_dir(&folder).unwrap().count();
+    made(&wheels([0; 4]), &[], &store);
+    assert_eq!(begins(), 3, "behind d, c and b");
+    let mut expected = 3;
+    // Those that are new, behind the begin that is known.
+    for (seeds, new) in [([0, 0, 0, 1], 0), ([0, 0, 1, 1], 1), ([0, 1, 1, 1], 2), ([1; 4], 3)] {
+        let wheels = wheels(seeds);
+        assert_eq!(made(&wheels, &[], &store), made_anew(&wheels, &[], &store));
+        expected += new;
+        assert_eq!(begins(), expected, "{seeds:?}");
+    }
+}
+
+#[test]
 fn a_damaged_begin_is_found_and_made_again() {
     let (_folder, store) = store();
     let needed = WheelFile { requested: false, ..wheel(&store, "b", &[("b.py", b"1")]) };

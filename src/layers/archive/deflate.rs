@@ -87,21 +87,20 @@ impl Unpacker {
         Self { decompressor: Decompressor::new(), piece: Vec::new() }
     }
 
-    /// The piece of so many bytes that was packed; fails if it has another CRC-32. Afterwards a last block
-    /// stands behind what was packed.
+    /// The piece of so many bytes that was packed; fails if it has another CRC-32. What was packed gets a last
+    /// block meanwhile.
     pub(super) fn unpack(
         &mut self,
         packed: &mut Vec<u8>,
         size: u64,
         crc32: u32,
     ) -> io::Result<&[u8]> {
-        packed.extend_from_slice(&LAST_BLOCK);
         self.piece.resize(usize::try_from(size).map_err(io::Error::other)?, 0);
-        let size = self
-            .decompressor
-            .deflate_decompress(packed, &mut self.piece)
-            .map_err(io::Error::other)?;
-        let piece = &self.piece[..size];
+        let end = packed.len();
+        packed.extend_from_slice(&LAST_BLOCK);
+        let read = self.decompressor.deflate_decompress(packed, &mut self.piece);
+        packed.truncate(end);
+        let piece = &self.piece[..read.map_err(io::Error::other)?];
         if crc32fast::hash(piece) == crc32 {
             return Ok(piece);
         }

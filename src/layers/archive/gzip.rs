@@ -1,18 +1,20 @@
 //! Segments become one gzip member (RFC 1952): header, segments, CRC-32 and length. It grows while they
-//! are being made.
+//! are being made, and what is in it is hashed as it grows, by whoever has the next one.
 //!
-//! What layers have in common that differ only in what comes late is hashed once: another one copies it
-//! and goes on from there.
+//! What layers begin with alike is hashed once: another one copies it and goes on from there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::mem::take;
 use std::str::FromStr as _;
 
-use super::deflate::LAST_BLOCK;
+use super::deflate::{LAST_BLOCK, Unpacker};
 use super::segment::Segment;
 use super::{Compressed, Parts};
+use crate::layers::kept::States;
 use crate::layers::{Error, Layer};
-use crate::oci::{Descriptor, MediaType};
+use crate::oci::digest::DigestWriter;
+use crate::oci::{Descriptor, Digest, MediaType};
 use crate::store::{BlobWriter, Store};
 
 /// No name, no time, no flags, neither the fastest nor the slowest; made on no particular system: the
@@ -32,8 +34,8 @@ pub(in crate::layers) fn finish(
     store: &Store,
 ) -> Result<(Layer, Parts), Error> {
     let failed = |source| Error::Write { path: store.root().to_owned(), source };
-    let Compressed { parts, diff_id, uncompressed_size, member } = compressed;
-    let (digest, size) = member.finish(uncompressed_size).map_err(failed)?.commit_unsynced()?;
+    let Compressed { parts, diff_id, uncompressed_size, written } = compressed;
+    let (digest, size) = written.finish().map_err(failed)?.commit_unsynced()?;
     let digest = oci_spec::image::Digest::from_str(&digest.to_string())
         .map_err(|invalid| failed(io::Error::other(invalid)))?;
     let layer = Layer {
@@ -45,102 +47,77 @@ pub(in crate::layers) fn finish(
     Ok((layer, parts))
 }
 
-/// A gzip member that is being written.
+/// A gzip member that is being written, of a tar.
 #[derive(Debug)]
 pub(super) struct Member {
+    /// `None` while what it begins with is being copied.
+    written: Option<Written>,
+    /// Those that came before their turn, by their numbers, with their bytes if there was room.
+    waiting: BTreeMap<usize, (Segment, Option<Bytes>)>,
+    /// After how many segments the hashes' states are noted.
+    marks: BTreeSet<usize>,
+    marked: BTreeMap<usize, States>,
+}
+
+/// What a member has by now.
+#[derive(Debug)]
+pub(super) struct Written {
     out: BlobWriter,
+    /// All of the tar that is in it.
+    tar: DigestWriter<io::Sink>,
     checksum: crc32fast::Hasher,
     uncompressed: u64,
     /// How many it has.
     segments: usize,
-    /// Those that came before their turn, by their numbers, with their bytes if there was room.
-    waiting: BTreeMap<usize, (Segment, Option<Vec<u8>>)>,
-    mark: Option<usize>,
-    /// The hash's state when there were as many segments as the mark says.
-    marked: Option<Vec<u8>>,
 }
 
-impl Member {
-    /// Has no segment yet.
+/// Of a segment.
+#[derive(Debug)]
+struct Bytes {
+    packed: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl Written {
+    /// No segment.
     pub(super) fn begin(store: &Store) -> Result<Self, Error> {
         let mut out = store.writer()?;
         out.write_all(&HEADER)
             .map_err(|source| Error::Write { path: store.root().to_owned(), source })?;
-        let (checksum, waiting) = (crc32fast::Hasher::new(), BTreeMap::new());
-        Ok(Self { out, checksum, uncompressed: 0, segments: 0, waiting, mark: None, marked: None })
+        let (tar, checksum) = (DigestWriter::new(io::sink()), crc32fast::Hasher::new());
+        Ok(Self { out, tar, checksum, uncompressed: 0, segments: 0 })
     }
 
-    /// Begins with these segments, which are copied as they lie there, if they are those behind which
-    /// another member had this state: that is returned. It has none yet; those that came meanwhile stand
-    /// behind them.
-    pub(super) fn resume(
-        &mut self,
-        begin: &[Segment],
-        state: &[u8],
+    /// These segments, copied as they lie there, if they are those behind which another member had these
+    /// states.
+    pub(super) fn copied(
+        segments: &[Segment],
+        states: &States,
         store: &Store,
-    ) -> Result<bool, Error> {
-        for segment in begin {
-            if !self.out.append(&segment.digest, segment.size)? {
-                return Ok(false);
+    ) -> Result<Option<Self>, Error> {
+        let mut written = Self::begin(store)?;
+        for segment in segments {
+            if !written.out.append(&segment.digest, segment.size)? {
+                return Ok(None);
             }
-            self.count(segment);
+            written.count(segment);
         }
-        if !self.out.resume(state) {
-            return Ok(false);
-        }
-        self.catch_up(store)?;
-        Ok(true)
+        let is_right = written.out.resume(&states.member) && written.tar.set_state(&states.tar);
+        Ok(is_right.then_some(written))
     }
 
-    /// Notes the hash's state when it has so many segments; it has no more yet.
-    pub(super) fn mark(&mut self, segments: usize) {
-        self.mark = Some(segments);
-        self.note();
-    }
-
-    /// The state that was noted.
-    pub(super) fn take_marked(&mut self) -> Option<Vec<u8>> {
-        self.marked.take()
-    }
-
-    fn note(&mut self) {
-        if self.mark == Some(self.segments) {
-            self.marked = Some(self.out.state());
-        }
-    }
-
-    /// Segment `number`, and its bytes. It is written when all before it are.
-    pub(super) fn put(
+    fn add(
         &mut self,
-        number: usize,
-        segment: Segment,
+        segment: &Segment,
         packed: &[u8],
+        plain: &[u8],
         store: &Store,
     ) -> Result<(), Error> {
-        if number != self.segments {
-            let packed = (self.waiting.len() < MOST_WAITING).then(|| packed.to_vec());
-            self.waiting.insert(number, (segment, packed));
-            return Ok(());
-        }
-        self.add(&segment, packed, store)?;
-        self.catch_up(store)
-    }
-
-    /// Writes those whose turn it is.
-    fn catch_up(&mut self, store: &Store) -> Result<(), Error> {
-        while let Some((segment, packed)) = self.waiting.remove(&self.segments) {
-            let packed = packed.map_or_else(|| segment.read(store), Ok)?;
-            self.add(&segment, &packed, store)?;
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, segment: &Segment, packed: &[u8], store: &Store) -> Result<(), Error> {
         self.out
             .write_all(packed)
+            .and_then(|()| self.tar.write_all(plain))
             .map_err(|source| Error::Write { path: store.root().to_owned(), source })?;
         self.count(segment);
-        self.note();
         Ok(())
     }
 
@@ -151,9 +128,16 @@ impl Member {
         self.segments += 1;
     }
 
-    /// Fails if its segments are not those of a tar of so many bytes.
-    fn finish(mut self, uncompressed: u64) -> io::Result<BlobWriter> {
-        if self.uncompressed != uncompressed || !self.waiting.is_empty() {
+    /// The digest and the size of the tar.
+    pub(super) fn tar(&self) -> (Digest, u64) {
+        let (_, digest, size) = self.tar.clone().finish();
+        (digest, size)
+    }
+
+    /// The whole member.
+    fn finish(mut self) -> io::Result<BlobWriter> {
+        let (_, uncompressed) = self.tar();
+        if self.uncompressed != uncompressed {
             return Err(io::Error::other("the parts of the layer are not what was hashed"));
         }
         self.out.write_all(&LAST_BLOCK)?;
@@ -161,5 +145,92 @@ impl Member {
         // RFC 1952: modulo 2^32.
         self.out.write_all(&uncompressed.to_le_bytes()[..4])?;
         Ok(self.out)
+    }
+
+    fn states(&self) -> States {
+        States { tar: self.tar.state(), member: self.out.state() }
+    }
+}
+
+impl Member {
+    /// Goes on behind this, which may come [later](Self::go_on).
+    pub(super) fn behind(written: Option<Written>) -> Self {
+        let (waiting, marks, marked) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { written, waiting, marks, marked }
+    }
+
+    /// Goes on behind this, with what came meanwhile.
+    pub(super) fn go_on(&mut self, written: Written, store: &Store) -> Result<(), Error> {
+        self.written = Some(written);
+        self.catch_up(store)
+    }
+
+    /// Notes the hashes' states when it has so many segments; it has no more yet.
+    pub(super) fn mark(&mut self, segments: usize) {
+        self.marks.insert(segments);
+        self.note();
+    }
+
+    /// The states that were noted, by how many segments there were.
+    pub(super) fn take_marked(&mut self) -> BTreeMap<usize, States> {
+        take(&mut self.marked)
+    }
+
+    fn note(&mut self) {
+        if let Some(written) = &self.written
+            && self.marks.remove(&written.segments)
+        {
+            self.marked.insert(written.segments, written.states());
+        }
+    }
+
+    /// Segment `number`, its bytes, and those of the tar that they are. It is written when all before it
+    /// are.
+    pub(super) fn put(
+        &mut self,
+        number: usize,
+        segment: Segment,
+        packed: &[u8],
+        plain: &[u8],
+        store: &Store,
+    ) -> Result<(), Error> {
+        match &mut self.written {
+            Some(written) if written.segments == number => {
+                written.add(&segment, packed, plain, store)?;
+                self.note();
+                self.catch_up(store)
+            }
+            _ => {
+                let bytes = (self.waiting.len() < MOST_WAITING)
+                    .then(|| Bytes { packed: packed.to_vec(), plain: plain.to_vec() });
+                self.waiting.insert(number, (segment, bytes));
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes those whose turn it is.
+    fn catch_up(&mut self, store: &Store) -> Result<(), Error> {
+        while let Some(written) = &mut self.written
+            && let Some((segment, bytes)) = self.waiting.remove(&written.segments)
+        {
+            if let Some(Bytes { packed, plain }) = bytes {
+                written.add(&segment, &packed, &plain, store)?;
+            } else {
+                let (mut packed, mut unpacker) = (segment.read(store)?, Unpacker::new());
+                let plain = segment.unpack(&mut packed, &mut unpacker, store)?;
+                written.add(&segment, &packed, plain, store)?;
+            }
+            self.note();
+        }
+        Ok(())
+    }
+
+    /// All of it.
+    pub(super) fn into_written(self) -> io::Result<Written> {
+        match self.written {
+            Some(written) if self.waiting.is_empty() => Ok(written),
+            _ => Err(io::Error::other("the layer lacks a part")),
+        }
     }
 }

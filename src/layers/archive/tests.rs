@@ -280,30 +280,35 @@ proptest! {
     ) {
         let tree = tree(entries);
         let bytes = write_tar(&tree, &late, Vec::new()).unwrap();
-        let mut folders = Vec::<(bool, String)>::new();
-        let mut files = Vec::<(bool, &str, String)>::new();
+        let mut sizes = BTreeMap::<&str, u64>::new();
+        for (_, entry) in tree.iter() {
+            let size = if let Node::File(content) = &entry.node { content.size() } else { 0 };
+            *sizes.entry(&entry.owner).or_default() += size;
+        }
+        let mut folders = BTreeSet::new();
+        // Those behind the last file.
+        let mut together = Vec::new();
+        let mut files = Vec::new();
         for entry in tar::Archive::new(&bytes[..]).entries().unwrap() {
             let entry = entry.unwrap();
             let path = entry.path().unwrap().to_str().unwrap().to_owned();
             if let Some((parent, _)) = path.trim_end_matches('/').rsplit_once('/') {
-                prop_assert!(folders.iter().any(|(_, folder)| folder == parent), "{path}");
+                prop_assert!(folders.contains(parent), "{path}");
             }
             if let Some(path) = path.strip_suffix('/') {
-                // The late ones begin where nothing early comes any more.
-                let is_late = folders.last().is_some_and(|(is_late, _)| *is_late)
-                    || folders.last().is_some_and(|(_, last)| &**last > path)
-                    || !files.is_empty();
-                folders.push((is_late, path.to_owned()));
+                prop_assert!(folders.insert(path.to_owned()), "{path}");
+                together.push(path.to_owned());
+                prop_assert!(together.is_sorted());
             } else {
                 let here = ContainerPath::parse(&format!("/{path}")).unwrap();
                 let owner = &*tree.get(&here).unwrap().owner;
-                files.push((late.contains(owner), owner, path));
+                files.push((late.contains(owner), std::cmp::Reverse(sizes[owner]), owner, path));
+                together.clear();
             }
         }
-        prop_assert!(folders.iter().is_sorted());
-        prop_assert!(files.iter().is_sorted());
-        let all: BTreeSet<_> = folders.iter().map(|(_, path)| path).collect();
-        prop_assert_eq!(all.len(), folders.len());
+        // Each folder comes with what needs it.
+        prop_assert!(together.is_empty());
+        prop_assert!(files.is_sorted());
     }
 }
 
