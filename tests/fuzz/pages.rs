@@ -5,7 +5,8 @@ use assemble::package_index::{Config, FileKind, Location, Sources, page as pages
 use assemble::python::WheelFilename;
 use url::Url;
 
-/// What a page offers are files of the project it was asked for, each once, at http addresses.
+/// What a page offers are files of the project it was asked for, each once, at http addresses, and found by
+/// their names.
 pub(super) fn page(bytes: &[u8]) {
     let project = "demo-pkg".parse().unwrap();
     let url = Url::parse("https://index.example/simple/demo-pkg/").unwrap();
@@ -27,6 +28,11 @@ pub(super) fn page(bytes: &[u8]) {
                 let address = address.url(&file.file_name).unwrap();
                 assert!(matches!(address.scheme(), "http" | "https"), "{address}");
                 assert!(!file.file_name.is_empty(), "{file:?}");
+                // Each look goes through all of the page.
+                if count <= 8 {
+                    let found = pages::find(&project, &file.file_name, &url, kind, bytes).unwrap();
+                    assert_eq!(format!("{:?}", found.unwrap()), format!("{file:?}"));
+                }
             }
         }
         assert!(count <= bytes.len(), "more files than bytes");

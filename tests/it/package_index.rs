@@ -122,6 +122,30 @@ async fn everything_is_asked_for_once() {
     assert_eq!(client.fetch_foo_bar().await, foo_bar().bytes.len() as u64);
 }
 
+#[tokio::test]
+async fn a_page_is_asked_for_once_however_many_of_its_files_are_wanted() {
+    let folder = TempDir::new().unwrap();
+    let index = FakePackageIndex::start().await;
+    let others = ["foo_bar-2.0-py3-none-any.whl", "foo_bar-2.0-py3-none-win32.whl"]
+        .map(|file_name| Published::wheel(file_name, &[], 0));
+    index.publish("foo-bar", foo_bar());
+    for other in &others {
+        index.publish("foo-bar", other.clone());
+    }
+    let client = of(folder.path(), &index);
+    client.fetch_foo_bar().await;
+    for (number, other) in others.iter().enumerate() {
+        let fetched =
+            client.fetch(&name("foo-bar"), &other.file_name, Some(&other.digest()), None).await;
+        assert_eq!(fetched.unwrap().0, other.digest());
+        assert_eq!(index.requests("/simple/").len(), 1 + number);
+        // The page that the next one looks at is on disk, and damaged.
+        for record in fs_err::read_dir(folder.path().join("keyed/package-index-page")).unwrap() {
+            fs_err::write(record.unwrap().path(), b"damaged").unwrap();
+        }
+    }
+}
+
 trait FetchFooBar {
     async fn fetch_foo_bar(&self) -> u64;
 }
@@ -429,6 +453,12 @@ async fn folders_of_files() {
     assert_eq!(project.versions.len(), 2);
     assert_eq!(requires(&client).await.unwrap(), ["baz>=2"]);
     client.fetch_foo_bar().await;
+    // What lies there is not asked for elsewhere.
+    let index = FakePackageIndex::start().await;
+    index.publish("foo-bar", foo_bar());
+    let both = Sources { no_index: false, index_url: Some(index.url("")), ..sources.clone() };
+    self::client(&folder.path().join("other"), &both).fetch_foo_bar().await;
+    assert!(index.requests("").is_empty());
     let file = &project.versions.values().nth(1).unwrap()[0];
     let source = client.sdist_source(&name("foo-bar"), file).await.unwrap();
     assert_eq!(source.digest, sdist.digest());
