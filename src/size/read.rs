@@ -40,8 +40,9 @@ pub(super) fn files(digest: &Digest, store: &Store) -> Result<Vec<File>, Error> 
     let damaged = |source| Error::Read { layer: *digest, source };
     let mut files = Vec::new();
     let mut owners: BTreeMap<String, (String, String)> = BTreeMap::new();
+    // One for all: what each would take lies between what stays, and adds up.
+    let mut deflated = DeflateEncoder::new(Counter(0), Compression::new(6));
     each_file(digest, store, |path, size, reader| {
-        let mut deflated = DeflateEncoder::new(Counter(0), Compression::new(6));
         deflated.write_all(&[0; 60])?;
         deflated.write_all(path.as_bytes())?;
         let mut start = Vec::new();
@@ -50,11 +51,11 @@ pub(super) fn files(digest: &Digest, store: &Store) -> Result<Vec<File>, Error> 
         Read::take(&mut *reader, kept).read_to_end(&mut start)?;
         deflated.write_all(&start)?;
         io::copy(reader, &mut deflated)?;
+        let Counter(deflated) = deflated.reset(Counter(0))?;
         let kind = Kind::of(&path, start.starts_with(&object::elf::ELFMAG));
         if is_record {
             note_owners(&path, &start, &mut owners);
         }
-        let deflated = deflated.finish()?.0;
         files.push(File { path, unpacked: size, deflated, kind, owner: None });
         Ok(())
     })
