@@ -22,6 +22,7 @@ pub mod oci;
 pub mod package_index;
 pub mod python;
 pub mod registry;
+pub mod room;
 pub mod sandbox;
 pub mod store;
 pub mod wheel_cache;

@@ -184,7 +184,7 @@ impl<'a> Context<'a> {
             let listing = files.known();
             Ok((listing, installed, (position < MOST_OPEN).then_some(files)))
         });
-        // The largest files were unpacked here, and this thread goes on.
+        // Files were unpacked here, and this thread goes on.
         content::give_back();
         let mut made: BTreeMap<usize, _> = missing.into_iter().zip(results).collect();
         let mut uncompiled = Vec::new();

@@ -18,7 +18,7 @@ use object::elf::{
 use object::pod::{bytes_of, bytes_of_slice};
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
 
-use super::content::ROOM;
+use crate::room;
 
 type Header = FileHeader64<Endianness>;
 type Segment = ProgramHeader64<Endianness>;
@@ -70,7 +70,7 @@ pub(super) fn strip(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     let pieces = merged(mapped, step);
 
-    let mut out = Vec::with_capacity(bytes.len().max(ROOM));
+    let mut out = room::vec(bytes.len());
     let mut places = Vec::new();
     for (start, end) in pieces {
         // The first place that is free and at the same distance from a page's begin.

@@ -16,6 +16,7 @@ use super::config::{Config, take_credentials};
 use super::error::Error;
 use super::netrc::Credentials;
 use crate::http::Following;
+use crate::room;
 use crate::store::{BlobWriter, Store};
 
 /// How many requests are under way at once.
@@ -125,7 +126,7 @@ impl Transfer {
                 let mut response = self.open(config, url, headers.clone()).await?;
                 // Many large ones come at once: what grows takes more than its share.
                 let length = response.content_length().unwrap_or(0).min(limit).min(MOST_RESERVED);
-                let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+                let mut body = room::vec(usize::try_from(length).unwrap_or(0));
                 while let Some(chunk) = next(&mut response, url).await? {
                     body.extend_from_slice(&chunk);
                     if body.len() as u64 > limit {
@@ -359,7 +360,10 @@ fn too_large(url: &Url, limit: u64) -> Error {
 }
 
 fn gunzip(body: &[u8], url: &Url, limit: u64) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
+    // It says in the end how long it is, modulo 2^32 (RFC 1952).
+    let length = body.last_chunk().map_or(0, |length| u64::from(u32::from_le_bytes(*length)));
+    let length = length.min(limit).min(MOST_RESERVED);
+    let mut bytes = room::vec(usize::try_from(length).unwrap_or(0));
     flate2::read::MultiGzDecoder::new(body)
         .take(limit + 1)
         .read_to_end(&mut bytes)

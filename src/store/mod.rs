@@ -28,6 +28,7 @@ use crate::beside;
 use crate::error::{Failure, Kind};
 use crate::oci::Digest;
 use crate::oci::digest::DigestWriter;
+use crate::room;
 
 mod blob;
 mod listing;
@@ -253,19 +254,18 @@ impl Store {
     /// # Errors
     /// The disk said no.
     pub fn record(&self, kind: &str, key: &Digest) -> Result<Option<Vec<u8>>, Error> {
-        match fs::read(self.record_path(kind, key)) {
-            Ok(mut bytes) => {
-                let is_whole = bytes
-                    .split_at_checked(HEAD)
-                    .is_some_and(|(head, rest)| head == head_of(&Digest::of(rest)).as_bytes());
-                Ok(is_whole.then(|| {
-                    bytes.drain(..HEAD);
-                    bytes
-                }))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(self.disk(e)),
-        }
+        let mut bytes = match fs::File::open(self.record_path(kind, key)) {
+            Ok(mut file) => read(&mut file).map_err(|e| self.disk(e))?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(self.disk(e)),
+        };
+        let is_whole = bytes
+            .split_at_checked(HEAD)
+            .is_some_and(|(head, rest)| head == head_of(&Digest::of(rest)).as_bytes());
+        Ok(is_whole.then(|| {
+            bytes.drain(..HEAD);
+            bytes
+        }))
     }
 
     /// The first `most` bytes of a record, or all if it has fewer; `None` if there is none. They are not
@@ -409,6 +409,14 @@ impl Store {
     pub fn temporary_directory(&self) -> Result<TempDir, Error> {
         TempDir::new_in(self.run()?).map_err(|e| self.disk(e))
     }
+}
+
+/// All of a file.
+fn read(file: &mut fs::File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    let mut bytes = room::vec(usize::try_from(length).map_err(io::Error::other)?);
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Bytes of what a record begins with.

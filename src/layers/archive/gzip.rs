@@ -22,7 +22,7 @@ use crate::store::{BlobWriter, Store};
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// Segments that may lie in memory because one before them is not there yet. Others are read again.
-const MOST_WAITING: usize = 8;
+const MOST_WAITING: usize = 4;
 
 /// Ends a layer whose segments are all written, and names it.
 ///

@@ -21,8 +21,8 @@ mod packed;
 
 pub use at::At;
 use at::{Copied, copy};
+pub(super) use packed::give_back;
 use packed::{LARGE, Member, Packed, turn};
-pub(super) use packed::{ROOM, give_back};
 
 /// Files of a disk up to here are kept in memory.
 const SMALL: u64 = 64 << 10;

@@ -8,17 +8,14 @@ use libdeflater::Decompressor;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::at::{At, copy};
+use crate::room;
 
 /// Entries of wheels that are unpacked in one piece, packed and unpacked.
 const AT_ONCE: u64 = 4 << 20;
 /// Longer entries are hashed and stripped one at a time: no two of them are in memory at once.
-pub(super) const LARGE: u64 = 2 << 20;
-static TURN: Mutex<Option<Unpacking>> = Mutex::new(None);
+pub(super) const LARGE: u64 = 1 << 20;
+static TURN: Mutex<()> = Mutex::new(());
 thread_local! { static UNPACKING: RefCell<Option<Unpacking>> = const { RefCell::new(None) }; }
-/// Room for entries. An allocator keeps what was freed for whoever frees it next to what is in use, but
-/// gives back blocks of this size, of which only what is written to is ever there: glibc maps all
-/// blocks above 32 MiB.
-pub(in crate::layers) const ROOM: usize = 33 << 20;
 
 /// An entry of a wheel, one that is large or odd.
 #[derive(Clone)]
@@ -68,20 +65,23 @@ impl Packed {
 
     /// Gives `take` its bytes; returns `None` if it is not what its headers say.
     pub(super) fn unpack<T>(&self, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
-        if self.size > LARGE {
-            return self.unpack_in(turn().get_or_insert_default(), take);
+        if self.size <= LARGE {
+            let mut room = UNPACKING.take().unwrap_or_default();
+            let taken = self.unpack_in(&mut room).map(|bytes| bytes.map(take));
+            UNPACKING.set(Some(room));
+            return taken;
         }
-        let mut room = UNPACKING.take().unwrap_or_default();
-        let taken = self.unpack_in(&mut room, take);
-        UNPACKING.set(Some(room));
-        taken
+        let _turn = turn();
+        let mut room = Unpacking::default();
+        let is_right = self.unpack_in(&mut room)?.is_some();
+        // What comes now may take as much.
+        let Unpacking { bytes, packed, .. } = room;
+        drop(packed);
+        let bytes = usize::try_from(self.size).ok().and_then(|size| bytes.get(..size));
+        Ok(bytes.filter(|_| is_right).map(take))
     }
 
-    fn unpack_in<T>(
-        &self,
-        room: &mut Unpacking,
-        take: impl FnOnce(&[u8]) -> T,
-    ) -> io::Result<Option<T>> {
+    fn unpack_in<'r>(&self, room: &'r mut Unpacking) -> io::Result<Option<&'r [u8]>> {
         let Unpacking { decompressor, packed, bytes } = room;
         let lengths = (usize::try_from(self.size), usize::try_from(self.deflated.size));
         let (Ok(size), Ok(length)) = lengths else { return Ok(None) };
@@ -89,23 +89,22 @@ impl Packed {
         self.deflated.clone().read_exact(packed)?;
         let unpacked = decompressor.deflate_decompress(packed, bytes);
         let is_right = unpacked == Ok(size) && crc32fast::hash(bytes) == self.crc32;
-        Ok(is_right.then(|| take(bytes)))
+        Ok(is_right.then_some(bytes))
     }
 }
 
 /// Waits until no other thread has a large entry in memory.
-pub(super) fn turn() -> MutexGuard<'static, Option<Unpacking>> {
+pub(super) fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives back what this thread unpacked entries in, and what large ones were unpacked in.
+/// Gives back what this thread unpacked entries in.
 pub(in crate::layers) fn give_back() {
     drop(UNPACKING.take());
-    drop(turn().take());
 }
 
 /// What entries are unpacked with, one after the other.
-pub(super) struct Unpacking {
+struct Unpacking {
     decompressor: Decompressor,
     /// What is behind an entry in them is nothing.
     packed: Vec<u8>,
@@ -114,6 +113,6 @@ pub(super) struct Unpacking {
 
 impl Default for Unpacking {
     fn default() -> Self {
-        Self { decompressor: Decompressor::new(), packed: vec![0; ROOM], bytes: vec![0; ROOM] }
+        Self { decompressor: Decompressor::new(), packed: room::zeros(), bytes: room::zeros() }
     }
 }
