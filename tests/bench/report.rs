@@ -10,7 +10,7 @@ use crate::measure::Run;
 use crate::{Case, Contender, Target};
 
 /// Peak memory of every command of ours, MiB.
-const MEMORY: f64 = 32.0;
+pub(crate) const MEMORY: f64 = 32.0;
 
 impl Contender {
     pub(crate) fn median(&self) -> Run {
@@ -34,7 +34,7 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
 }
 
 /// KiB as MiB.
-fn mib(kib: u64) -> f64 {
+pub(crate) fn mib(kib: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let kib = kib as f64;
     kib / 1024.0
@@ -84,7 +84,7 @@ pub(crate) fn markdown(cases: &[Case], further: &[String], runs: usize) -> Strin
     text
 }
 
-fn word(is_met: bool) -> &'static str {
+pub(crate) fn word(is_met: bool) -> &'static str {
     if is_met { "met" } else { "missed" }
 }
 
