@@ -160,16 +160,16 @@ impl Scene {
         Ok(blob(layer))
     }
 
-    /// How many of the wheels of [`OTHER`] are those of [`CELL`] too.
+    /// How many of the files in the lock of [`OTHER`] are those of [`CELL`] too.
     pub(crate) fn shared(&self) -> Result<String> {
-        let wheels = |cell: &str| -> Result<BTreeSet<String>> {
+        let files = |cell: &str| -> Result<BTreeSet<String>> {
             let lock = self.place.join("project/matrix").join(cell).join("lock.toml");
             let lock = fs::read_to_string(lock)?;
             let digests = lock.lines().filter_map(|line| line.strip_prefix("sha256 = "));
             Ok(digests.map(str::to_owned).collect())
         };
-        let (ours, theirs) = (wheels(CELL)?, wheels(OTHER)?);
+        let (ours, theirs) = (files(CELL)?, files(OTHER)?);
         let known = theirs.intersection(&ours).count();
-        Ok(format!("Of the new cell's {} wheels {known} were known.", theirs.len()))
+        Ok(format!("Of the {} files in the new cell's lock {known} were known.", theirs.len()))
     }
 }
