@@ -21,9 +21,6 @@ use crate::store::{BlobWriter, Store};
 /// defaults of encoders depend on the machine.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Segments that may lie in memory because one before them is not there yet. Others are read again.
-const MOST_WAITING: usize = 4;
-
 /// Ends a layer whose segments are all written, and names it.
 ///
 /// # Errors
@@ -54,6 +51,8 @@ pub(super) struct Member {
     written: Option<Written>,
     /// Those that came before their turn, by their numbers, with their bytes if there was room.
     waiting: BTreeMap<usize, (Segment, Option<Bytes>)>,
+    /// As many may have theirs in memory; others are read again.
+    room: usize,
     /// After how many segments the hashes' states are noted.
     marks: BTreeSet<usize>,
     marked: BTreeMap<usize, States>,
@@ -153,10 +152,11 @@ impl Written {
 }
 
 impl Member {
-    /// Goes on behind this, which may come [later](Self::go_on).
-    pub(super) fn behind(written: Option<Written>) -> Self {
+    /// Goes on behind this, which may come [later](Self::go_on), with segments of so many threads: while one
+    /// is at work on the next, each of the others may have one that waits.
+    pub(super) fn behind(written: Option<Written>, threads: usize) -> Self {
         let (waiting, marks, marked) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { written, waiting, marks, marked }
+        Self { written, waiting, room: threads + 2, marks, marked }
     }
 
     /// Goes on behind this, with what came meanwhile.
@@ -201,7 +201,7 @@ impl Member {
                 self.catch_up(store)
             }
             _ => {
-                let bytes = (self.waiting.len() < MOST_WAITING)
+                let bytes = (self.waiting.len() < self.room)
                     .then(|| Bytes { packed: packed.to_vec(), plain: plain.to_vec() });
                 self.waiting.insert(number, (segment, bytes));
                 Ok(())

@@ -184,6 +184,10 @@ fn begin_of(
     let kept: Vec<&[Segment]> = kept.collect();
     for count in marks.iter().rev().filter(|count| **count <= kept.len()) {
         let segments = kept[..*count].concat();
+        // Owners may have nothing.
+        if segments.is_empty() {
+            continue;
+        }
         if let Some(states) = Begin::of(&segments).states(store)? {
             return Ok(Some(Begun { sections: *count, segments, states }));
         }

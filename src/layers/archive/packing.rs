@@ -83,15 +83,16 @@ pub(super) fn compress(
 ) -> Result<Packed, Error> {
     let others = parallel.saturating_sub(1);
     let first = begun.as_ref().map_or(0, |begun| begun.sections);
+    let written = match &begun {
+        // It is copied meanwhile.
+        Some(_) => None,
+        None => Some(Written::begin(store)?),
+    };
     let pool = Pool {
         limit: 2 * others * CUT,
         state: Mutex::default(),
         changed: Condvar::new(),
-        member: Mutex::new(Member::behind(match &begun {
-            // It is copied meanwhile.
-            Some(_) => None,
-            None => Some(Written::begin(store)?),
-        })),
+        member: Mutex::new(Member::behind(written, parallel)),
     };
     let mut segments = vec![Vec::new(); sections.len()];
     let mut noted = Vec::new();
