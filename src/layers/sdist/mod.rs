@@ -13,7 +13,7 @@
 //!
 //! With a compiler there is more: see [`toolchain`].
 
-use std::io::{Cursor, Read};
+use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::Digest;
 use crate::sandbox::{Job, Outcome, Promise, Sandbox, Tier};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::world::on_thread;
 
 mod build_system;
@@ -208,17 +208,18 @@ fn prepare(
     work: &Path,
 ) -> Result<unpack::Sdist, Error> {
     let disk = |source| Error::Disk { path: work.to_path_buf(), source };
-    let bytes = |file: &StoredFile| {
-        store.read(&file.digest)?.ok_or_else(|| Error::Absent { file_name: file.file_name.clone() })
+    let open = |file: &StoredFile| {
+        let opened = store.open_verified(&file.digest)?;
+        opened.ok_or_else(|| Error::Absent { file_name: file.file_name.clone() })
     };
     for folder in ["env", "src", "out", "tmp"] {
         fs::create_dir(work.join(folder)).map_err(disk)?;
     }
     for file in &request.build_requirements {
-        unpack::wheel(&file.file_name, &bytes(file)?, &work.join("env"))?;
+        unpack::wheel(&file.file_name, open(file)?, &work.join("env"))?;
     }
     let file = &request.sdist;
-    let sdist = unpack::sdist(&file.file_name, &bytes(file)?, &work.join("src"))?;
+    let sdist = unpack::sdist(&file.file_name, open(file)?, &work.join("src"))?;
     let system = build_system::read(
         &request.sdist.file_name,
         read_document(&work.join("src"), "pyproject.toml").map_err(disk)?,
@@ -274,17 +275,20 @@ fn take(
     if !folder.metadata(&path).is_ok_and(|found| found.is_file()) {
         return Err(request.wrong_wheel(None, log_path));
     }
-    let mut bytes = Vec::new();
-    folder.open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(disk)?;
+    let mut wheel = folder.open(&path).map_err(disk)?.into_std();
     let damaged = |source| Error::Damaged { file_name: file_name.clone(), source };
-    let has_extension = has_extension(&bytes).map_err(damaged)?;
-    let (bytes, file_name) = if has_extension {
-        (bytes, file_name)
+    let has_extension = has_extension(&wheel).map_err(damaged)?;
+    wheel.rewind().map_err(disk)?;
+    let (digest, file_name) = if has_extension {
+        (store::copy_into(store, &mut wheel)?.0, file_name)
     } else {
-        twin::plain(bytes, &file_name).map_err(damaged)?
+        let mut bytes = Vec::new();
+        wheel.read_to_end(&mut bytes).map_err(disk)?;
+        let (bytes, file_name) = twin::plain(bytes, &file_name).map_err(damaged)?;
+        (store.put(&bytes)?, file_name)
     };
     let record = Record {
-        wheel: store.put(&bytes)?,
+        wheel: digest,
         file_name,
         tier: outcome.tier,
         refusal: outcome.refusal.clone(),
@@ -339,8 +343,8 @@ fn is_wheel_of(file_name: &str, name: &PackageName, version: &Version) -> bool {
 }
 
 /// Whether a wheel holds an ELF file.
-pub(super) fn has_extension(wheel: &[u8]) -> std::io::Result<bool> {
-    let mut archive = unpack::open_zip(Cursor::new(wheel))?;
+pub(super) fn has_extension(wheel: impl Read + Seek) -> std::io::Result<bool> {
+    let mut archive = unpack::open_zip(BufReader::new(wheel))?;
     for number in 0..archive.len() {
         let mut start = Vec::new();
         archive.by_index(number)?.take(4).read_to_end(&mut start)?;

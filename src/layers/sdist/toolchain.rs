@@ -273,11 +273,11 @@ impl Toolchain {
         }
         let (wheel, store) = (self.wheel.clone(), store.clone());
         let tree = on_thread(move || -> Result<PathBuf, Error> {
-            let bytes = store
-                .read(&wheel.digest)?
+            let opened = store
+                .open_verified(&wheel.digest)?
                 .ok_or_else(|| Error::Absent { file_name: wheel.file_name.clone() })?;
             let folder = store.temporary_directory()?;
-            unpack::wheel_without(&wheel.file_name, &bytes, folder.path(), |path| {
+            unpack::wheel_without(&wheel.file_name, opened, folder.path(), |path| {
                 is_foreign(path)
             })?;
             Ok(store.put_tree("toolchain", &key, folder)?)

@@ -26,7 +26,7 @@ pub(in crate::layers) fn for_any(
     let damaged = |source| Error::Damaged { file_name: file_name.clone(), source };
     let bytes =
         store.read(&digest)?.ok_or_else(|| Error::Absent { file_name: file_name.clone() })?;
-    if has_extension(&bytes).map_err(damaged)? {
+    if has_extension(Cursor::new(&bytes)).map_err(damaged)? {
         return Err(Error::Compiled {
             project: request.project(),
             wheel: file_name,

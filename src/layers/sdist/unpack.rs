@@ -1,8 +1,9 @@
 //! Archives of Python's: sdists and the wheels of build requirements, unpacked into the build's
-//! folder. Their digests were checked against the lock before; still nothing in them is trusted.
+//! folder. Their digests were checked against the lock before; still nothing in them is trusted. A compiler's
+//! wheel has a hundred megabytes: none is in memory as a whole.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Cursor, Read, Seek};
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -29,12 +30,16 @@ pub(super) struct Sdist {
 
 /// Unpacks an sdist into `folder`, without the one folder at its top. Links may lead nowhere but to
 /// the sdist's own files (PEP 721).
-pub(super) fn sdist(file_name: &str, bytes: &[u8], folder: &Path) -> Result<Sdist, Error> {
+pub(super) fn sdist(
+    file_name: &str,
+    from: impl Read + Seek,
+    folder: &Path,
+) -> Result<Sdist, Error> {
     let mut unpacking = Unpacking::new(file_name, folder)?;
     let mut top = Top { file_name, name: None };
     let mut seen = Sdist { has_extension_sources: false, has_cxx: false };
     if file_name.ends_with(".tar.gz") {
-        let mut archive = crate::oci::tar::Archive::new(MultiGzDecoder::new(bytes));
+        let mut archive = crate::oci::tar::Archive::new(MultiGzDecoder::new(BufReader::new(from)));
         for entry in archive.entries().map_err(|e| unpacking.damaged(e))? {
             let mut entry = entry.map_err(|e| unpacking.damaged(e))?;
             let kind = entry.header().entry_type();
@@ -67,7 +72,7 @@ pub(super) fn sdist(file_name: &str, bytes: &[u8], folder: &Path) -> Result<Sdis
             unpacked.map_err(|e| unpacking.refused(e))?;
         }
     } else if Path::new(file_name).extension() == Some(OsStr::new("zip")) {
-        unpacking.zip(bytes, |path, is_dir| {
+        unpacking.zip(from, |path, is_dir| {
             let path = top.strip(path, is_dir)?;
             if let Some(path) = &path {
                 seen.look_at(path);
@@ -83,20 +88,20 @@ pub(super) fn sdist(file_name: &str, bytes: &[u8], folder: &Path) -> Result<Sdis
 /// Unpacks a wheel into `folder` so that it can be imported from there: what it would install into
 /// purelib and platlib lies at the top, scripts in `bin`. Enough for a build backend; wheels of a
 /// layer are installed elsewhere, by the book.
-pub(super) fn wheel(file_name: &str, bytes: &[u8], folder: &Path) -> Result<(), Error> {
+pub(super) fn wheel(file_name: &str, from: impl Read + Seek, folder: &Path) -> Result<(), Error> {
     let mut unpacking = Unpacking::new(file_name, folder)?;
-    unpacking.zip(bytes, |path, _| place(path).map_err(|e| refused(file_name, e)))
+    unpacking.zip(from, |path, _| place(path).map_err(|e| refused(file_name, e)))
 }
 
 /// As [`wheel`], without the files for whose path, cut into its components, `is_left_out` holds.
 pub(super) fn wheel_without(
     file_name: &str,
-    bytes: &[u8],
+    from: impl Read + Seek,
     folder: &Path,
     is_left_out: impl Fn(&[String]) -> bool,
 ) -> Result<(), Error> {
     let mut unpacking = Unpacking::new(file_name, folder)?;
-    unpacking.zip(bytes, |path, _| {
+    unpacking.zip(from, |path, _| {
         let parts: Vec<String> =
             path.components().iter().map(|part| part.to_string_lossy().into_owned()).collect();
         if is_left_out(&parts) {
@@ -196,10 +201,10 @@ impl<'a> Unpacking<'a> {
     /// Unpacks a zip; `place` says where an entry goes, `None` for nowhere.
     fn zip(
         &mut self,
-        bytes: &[u8],
+        from: impl Read + Seek,
         mut place: impl FnMut(&EntryPath, bool) -> Result<Option<EntryPath>, Error>,
     ) -> Result<(), Error> {
-        let mut archive = open_zip(Cursor::new(bytes)).map_err(|e| self.damaged(e))?;
+        let mut archive = open_zip(BufReader::new(from)).map_err(|e| self.damaged(e))?;
         for number in 0..archive.len() {
             let mut entry =
                 archive.by_index(number).map_err(|e| self.damaged(std::io::Error::from(e)))?;
@@ -223,9 +228,9 @@ impl<'a> Unpacking<'a> {
     }
 }
 
-/// Opens a zip archive that is in memory.
-pub(super) fn open_zip<R: Read + Seek>(bytes: R) -> Result<ZipArchive<R>, std::io::Error> {
-    ZipArchive::new(bytes).map_err(std::io::Error::from)
+/// Opens a zip archive.
+pub(super) fn open_zip<R: Read + Seek>(from: R) -> Result<ZipArchive<R>, std::io::Error> {
+    ZipArchive::new(from).map_err(std::io::Error::from)
 }
 
 fn refused(file_name: &str, source: confine::Error) -> Error {
@@ -260,7 +265,7 @@ fn inner_target(path: &EntryPath, target: &[u8]) -> Result<(), confine::Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::io::{Cursor, Write as _};
 
     use fs_err as fs;
     use tempfile::TempDir;
@@ -339,15 +344,18 @@ mod tests {
             (E::Link, "p-1/hard", "p-1/setup.py"),
         ]);
         let folder = TempDir::new().unwrap();
-        let seen = sdist("p-1.tar.gz", &tar, folder.path()).unwrap();
+        let seen = sdist("p-1.tar.gz", Cursor::new(&tar), folder.path()).unwrap();
         assert!(seen.has_extension_sources);
         assert_eq!(files(folder.path()), ["hard", "setup.py", "src/_p.c", "src/link"]);
         let zip = zip(&[("p-1/", ""), ("p-1/setup.py", "x"), ("p-1/a/b.py", "x")]);
         let folder = TempDir::new().unwrap();
-        let seen = sdist("p-1.zip", &zip, folder.path()).unwrap();
+        let seen = sdist("p-1.zip", Cursor::new(&zip), folder.path()).unwrap();
         assert!(!seen.has_extension_sources);
         assert_eq!(files(folder.path()), ["a/b.py", "setup.py"]);
-        assert!(matches!(sdist("p-1.tar.bz2", b"", folder.path()), Err(Error::Format { .. })));
+        assert!(matches!(
+            sdist("p-1.tar.bz2", Cursor::new(b""), folder.path()),
+            Err(Error::Format { .. })
+        ));
     }
 
     #[test]
@@ -366,7 +374,8 @@ mod tests {
         ];
         for (attack, rows) in attacks {
             let folder = TempDir::new().unwrap();
-            let error = sdist("p-1.tar.gz", &tar_gz(rows), folder.path()).expect_err(attack);
+            let error =
+                sdist("p-1.tar.gz", Cursor::new(tar_gz(rows)), folder.path()).expect_err(attack);
             assert!(matches!(error, Error::Refused { .. }), "{attack}: {error:?}");
             assert!(files(folder.path()).is_empty(), "{attack}");
         }
@@ -375,7 +384,7 @@ mod tests {
             &[(E::Regular, "a", "x")],
         ] {
             let folder = TempDir::new().unwrap();
-            let error = sdist("p-1.tar.gz", &tar_gz(rows), folder.path());
+            let error = sdist("p-1.tar.gz", Cursor::new(tar_gz(rows)), folder.path());
             assert!(matches!(error, Err(Error::NoTop { .. })));
         }
     }
@@ -391,7 +400,7 @@ mod tests {
             ("p-1.data/scripts/tool", ""),
             ("p-1.data/headers/h.h", ""),
         ]);
-        wheel("p-1-py3-none-any.whl", &bytes, folder.path()).unwrap();
+        wheel("p-1-py3-none-any.whl", Cursor::new(&bytes), folder.path()).unwrap();
         assert_eq!(
             files(folder.path()),
             [
@@ -404,10 +413,10 @@ mod tests {
             ]
         );
         for bad in ["../x", "/x", "p-1.data/other/x"] {
-            let error = wheel("p.whl", &zip(&[(bad, "")]), folder.path());
+            let error = wheel("p.whl", Cursor::new(zip(&[(bad, "")])), folder.path());
             assert!(matches!(error, Err(Error::Refused { .. })), "{bad}");
         }
-        let damaged = wheel("p.whl", &bytes[..bytes.len() - 8], folder.path());
+        let damaged = wheel("p.whl", Cursor::new(&bytes[..bytes.len() - 8]), folder.path());
         assert!(matches!(damaged, Err(Error::Damaged { .. })));
     }
 }
