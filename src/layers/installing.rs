@@ -171,14 +171,17 @@ impl<'a> Context<'a> {
         kept: Vec<(Digest, Option<Distribution>)>,
         parallel: usize,
     ) -> Result<Vec<Part<'a>>, Error> {
-        let mut missing: Vec<usize> = (0..wheels.len()).filter(|n| kept[*n].1.is_none()).collect();
+        let missing = (0..wheels.len()).filter(|number| kept[*number].1.is_none());
+        let mut missing: Vec<(usize, u64)> =
+            missing.map(|number| (number, stored_size(&wheels[number], self.store))).collect();
         // The largest first: nobody waits for a large one that was begun last.
-        missing.sort_by_cached_key(|number| Reverse(stored_size(&wheels[*number], self.store)));
-        let all: u64 = missing.iter().map(|n| stored_size(&wheels[*n], self.store)).sum();
+        missing.sort_by_key(|(_, size)| Reverse(*size));
+        let all: u64 = missing.iter().map(|(_, size)| size).sum();
         let results = side_by_side(missing.len(), parallel, |position| {
-            let wheel = &wheels[missing[position]];
+            let (number, size) = missing[position];
+            let wheel = &wheels[number];
             // One with most of the bytes would be the only one in the end.
-            let share = stored_size(wheel, self.store) * parallel as u64;
+            let share = size * parallel as u64;
             let inside = usize::try_from(share.div_ceil(all.max(1))).unwrap_or(1);
             let (files, installed) = self.install(wheel, inside)?;
             let listing = files.known();
@@ -186,7 +189,8 @@ impl<'a> Context<'a> {
         });
         // Files were unpacked here, and this thread goes on.
         content::give_back();
-        let mut made: BTreeMap<usize, _> = missing.into_iter().zip(results).collect();
+        let numbers = missing.into_iter().map(|(number, _)| number);
+        let mut made: BTreeMap<usize, _> = numbers.zip(results).collect();
         let mut uncompiled = Vec::new();
         let mut parts = Vec::with_capacity(wheels.len());
         for (number, (wheel, (key, kept))) in wheels.iter().zip(kept).enumerate() {
